@@ -1,0 +1,51 @@
+# Every chore of the project, by name. CI runs the same targets.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo test lint types contracts docs bench requirements openapi golden clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/.ready ## make the project's own environment (once)
+
+# The exact versions with their hashes, then the project itself; made anew only when either file changes.
+$(VENV)/.ready: requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: setup ## one real task, live, on the embedded stack
+	$(BIN)/taskrunner demo
+
+test: setup ## lint, types, import contracts, migrations, all tests
+	$(MAKE) --no-print-directory lint types contracts
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: setup ## style
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: setup ## mypy, strict, over source and tests
+	$(BIN)/mypy
+
+contracts: setup ## which floor may import which
+	$(BIN)/lint-imports
+
+bench: setup ## whole tasks through the API, beside the floor, in one run
+	$(BIN)/python -m benchmarks.bench
+
+requirements: ## compile the exact versions with hashes, for every platform
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --custom-compile-command "make requirements" pyproject.toml \
+	  --extra embedded --extra docker --extra otlp --group dev -o requirements.txt
+
+openapi: setup ## write docs/openapi.json from the code
+	$(BIN)/python -m api.openapi docs/openapi.json
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) .taskrunner build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

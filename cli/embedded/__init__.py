@@ -1,0 +1,1 @@
+"""PostgreSQL, Temporal, worker, node and API as processes of one supervisor."""

@@ -1,0 +1,1 @@
+"""The pure floor: words, tables and rules. Standard library and pydantic only."""

@@ -1,0 +1,1 @@
+"""PostgreSQL: models, migrations, and one small module of named queries per noun."""

@@ -1,0 +1,1 @@
+"""One handler per step of the contract's table."""

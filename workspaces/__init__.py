@@ -1,0 +1,1 @@
+"""The provider port, its providers, and the program that runs inside a workspace."""
