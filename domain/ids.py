@@ -1,0 +1,29 @@
+"""Identifiers: UUIDv7 text, new or derived. A derived one is the same each time it is asked for."""
+
+import hashlib
+import sys
+import uuid
+
+from domain.names import TaskId, WorkspaceId
+
+if sys.version_info >= (3, 14):
+    from uuid import uuid7 as _uuid7
+else:
+    from uuid_utils.compat import uuid7 as _uuid7
+
+
+def new_id() -> str:
+    """Return a new UUIDv7 as text: ids sort by the time of their making (RFC 9562, section 5.7)."""
+    return str(_uuid7())
+
+
+def workspace_id(task_id: TaskId, attempt: int, visit: int) -> WorkspaceId:
+    """Return the id of the workspace of this visit: a redo of a reservation names the same one.
+
+    The time bits are the task's, the random bits a digest: still a valid UUIDv7.
+    """
+    digest = hashlib.sha256(f"{task_id}:{attempt}:{visit}".encode()).digest()
+    raw = bytearray(uuid.UUID(task_id).bytes[:6] + digest[:10])
+    raw[6] = 0x70 | raw[6] & 0x0F
+    raw[8] = 0x80 | raw[8] & 0x3F
+    return WorkspaceId(str(uuid.UUID(bytes=bytes(raw))))

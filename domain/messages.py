@@ -1,0 +1,305 @@
+"""The wire models between workflow, activities, signals and gateway: one in, one out.
+
+A field that is added later has a default: histories written before it must still replay.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, Field, JsonValue
+
+from domain.errors import TaskError
+from domain.events import NewEvent
+from domain.lifecycle import Step, TaskStatus
+from domain.names import CallbackKind, NodeId, ProjectId, RunId, TaskId, WorkspaceId
+from domain.policy import Policy
+from domain.spec import Breakpoints, TaskSpec
+
+
+class CallbackSignal(BaseModel):
+    """What a workspace told. Every field is optional: an operator may send the bare signal by hand."""
+
+    kind: CallbackKind | None = None
+    workspace_id: WorkspaceId | None = None
+    turn: int = 1
+    status: str = "running"
+    details: dict[str, JsonValue] = Field(default_factory=dict)
+    error: TaskError | None = None
+    exit_code: int | None = None
+    result: JsonValue = None
+
+
+class SlotGranted(BaseModel):
+    """A slot that another attempt released now belongs to this one."""
+
+    node_id: NodeId | None = None
+
+
+class NodeReady(BaseModel):
+    """A node reported in."""
+
+    node_id: NodeId | None = None
+
+
+class Followup(BaseModel):
+    """The next message of a conversation."""
+
+    message: str = ""
+
+
+# --- the mirror -----------------------------------------------------------------------------------------------
+
+
+class Verdict(StrEnum):
+    """What the mirror says to a flush."""
+
+    APPLIED = "applied"
+    REPEAT = "repeat"
+    SUPERSEDED = "superseded"
+    ENDED = "ended"
+
+
+class Flush(BaseModel):
+    """A batch of events, fenced by `(attempt, version)`."""
+
+    task_id: TaskId
+    attempt: int
+    version: int
+    events: list[NewEvent] = Field(default_factory=list)
+
+
+class Answer(BaseModel):
+    """What the workflow obeys: the verdict, the row's status and the open intents."""
+
+    verdict: Verdict
+    status: TaskStatus
+    cancel: bool = False
+    pause: str | None = None
+    breakpoints: Breakpoints | None = None
+    inbox: list[CallbackSignal] = Field(default_factory=list)
+
+    @property
+    def live(self) -> bool:
+        """Whether this attempt may still act."""
+        return self.verdict in (Verdict.APPLIED, Verdict.REPEAT)
+
+
+class LedgerNote(BaseModel):
+    """What happened to an external resource: `created` or `released`, by its tag."""
+
+    tag: str
+    state: str
+
+
+class Conclusion(Flush):
+    """The last flush of an attempt: what it held is released in the transaction that ends it.
+
+    `next_attempt_at` is set when a try is left: the task goes back to `queued` with a new start intent.
+    """
+
+    destroyed: bool = True
+    next_attempt_at: datetime | None = None
+
+
+# --- placement ------------------------------------------------------------------------------------------------
+
+
+class NodeQuery(BaseModel):
+    """Which node an attempt may run on."""
+
+    task_id: TaskId
+    attempt: int
+    project: ProjectId
+    labels: dict[str, str] = Field(default_factory=dict)
+    preferred: NodeId | None = None
+    priority: int = 3
+
+
+class NodeChoice(BaseModel):
+    """The chosen node, or None when no node has a free slot. `reported_in` is False for one that is still coming up."""
+
+    node_id: NodeId | None = None
+    reported_in: bool = True
+    reason: str = ""
+
+
+class SlotWait(BaseModel):
+    """Enter the queue of those who wait for a slot, or look whether one was granted."""
+
+    flush: Flush
+    query: NodeQuery
+
+
+class SlotWaitAnswer(BaseModel):
+    """`granted` is the node whose slot this attempt now holds."""
+
+    answer: Answer
+    granted: NodeId | None = None
+
+
+class NodeWait(BaseModel):
+    """Enter the wait for a node to report in."""
+
+    flush: Flush
+    node_id: NodeId
+
+
+class NodeWaitAnswer(BaseModel):
+    """Whether the node has reported in already."""
+
+    answer: Answer
+    reported_in: bool = False
+
+
+class Reservation(BaseModel):
+    """Reserve a workspace (and its slot), write its ledger intent, delegate the task: one transaction."""
+
+    flush: Flush
+    visit: int
+    provider: str
+    node_id: NodeId | None = None
+    task_name: str = ""
+
+
+class ReservationAnswer(BaseModel):
+    """The workspace of this visit, or None when the slot was lost to another."""
+
+    answer: Answer
+    workspace_id: WorkspaceId | None = None
+
+
+# --- nodes ----------------------------------------------------------------------------------------------------
+
+
+class WorkspaceOrder(BaseModel):
+    """All that a node needs to make a workspace. Secrets are names; the node has their values."""
+
+    task_id: TaskId
+    attempt: int
+    workspace_id: WorkspaceId
+    name: str
+    spec: TaskSpec
+    callback_url: str
+    lease_seconds: float = 120.0
+    log_limit: int = 10_000_000
+    result_limit: int = 64_000
+
+
+class Acknowledgement(BaseModel):
+    """A node has (again) this workspace; `details` are facts for the log, such as the program's pid."""
+
+    workspace_id: WorkspaceId
+    details: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class AttachmentOrder(BaseModel):
+    """Put one attachment into a workspace."""
+
+    workspace_id: WorkspaceId
+    attachment_id: str
+    callback_url: str
+
+
+class AgentOrder(BaseModel):
+    """Start the command or agent of one turn. `prompt` replaces the spec's own on a follow-up."""
+
+    order: WorkspaceOrder
+    turn: int = 1
+    prompt: str | None = None
+
+
+class AgentStarted(BaseModel):
+    """The agent runs; `adopted` when an earlier try had started it."""
+
+    turn: int
+    pid: int | None = None
+    adopted: bool = False
+
+
+class AgentExit(BaseModel):
+    """How a turn ended, from the exit file; `lost` when the process is gone and left none."""
+
+    turn: int
+    exit_code: int | None = None
+    result: JsonValue = None
+    error: TaskError | None = None
+    lost: bool = False
+
+
+class WorkspaceRef(BaseModel):
+    """Name a workspace, to inspect, stop or destroy it. `keep` stops the processes and leaves the files."""
+
+    workspace_id: WorkspaceId
+    provider: str = "local"
+    keep: bool = False
+
+
+class WorkspaceFacts(BaseModel):
+    """What a node knows of a workspace."""
+
+    workspace_id: WorkspaceId
+    exists: bool
+    details: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+# --- the TaskRunner -------------------------------------------------------------------------------------------
+
+
+class RunnerState(BaseModel):
+    """All that a TaskRunner knows; serialisable, so that it can be carried through continue-as-new."""
+
+    step: Step = Step.NODE_SELECTION
+    visits: dict[Step, int] = Field(default_factory=dict)
+    status: TaskStatus = TaskStatus.QUEUED
+    flush_base: int = 0
+    trace: int = 0
+
+    node_id: NodeId | None = None
+    node_reported_in: bool = True
+    slot_granted: NodeId | None = None
+    nodes_ready: set[NodeId] = Field(default_factory=set)
+    workspace_id: WorkspaceId | None = None
+
+    claimed: bool = False
+    ready: CallbackSignal | None = None
+    failed: CallbackSignal | None = None
+    finished: dict[int, CallbackSignal] = Field(default_factory=dict)
+
+    turn: int = 1
+    message: str | None = None
+    followups: list[str] = Field(default_factory=list)
+    closed: bool = False
+
+    exit: AgentExit | None = None
+    result: JsonValue = None
+    error: TaskError | None = None
+    outcome: TaskStatus | None = None
+    cancel: bool = False
+    superseded: bool = False
+    cleanup_pending: bool = False
+
+
+class RunnerInput(BaseModel):
+    """The argument of a TaskRunner: what to run, and by which numbers."""
+
+    task_id: TaskId
+    attempt: int
+    project: ProjectId
+    spec: TaskSpec
+    name: str = "task"
+    run_id: RunId | None = None
+    policy: Policy = Policy()
+    state: RunnerState | None = None
+
+
+class RunnerResult(BaseModel):
+    """How an attempt ended; a failed one raises instead."""
+
+    status: TaskStatus
+    result: JsonValue = None
+
+
+def details_of(signal: CallbackSignal) -> dict[str, Any]:
+    """Return a callback's own facts for the log."""
+    return {"status": signal.status, **({"details": signal.details} if signal.details else {})}

@@ -1,0 +1,335 @@
+"""The tables. The migrations make the schema; `alembic check` proves that they and these models agree."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    LargeBinary,
+    MetaData,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from domain.lifecycle import NodeStatus, Step, TaskStatus, WorkspaceStatus
+from domain.names import CallbackKind
+
+CONVENTION = {
+    "ix": "%(table_name)s_%(column_0_N_name)s_ix",
+    "uq": "%(table_name)s_%(column_0_N_name)s_key",
+    "ck": "%(table_name)s_%(constraint_name)s_check",
+    "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+    "pk": "%(table_name)s_pkey",
+}
+
+
+class OutboxKind(StrEnum):
+    """What an intent asks of the engine."""
+
+    START = "start"
+    SIGNAL = "signal"
+    CANCEL = "cancel"
+
+
+class LedgerState(StrEnum):
+    """Where an external resource is: the intent is committed before the call that makes it."""
+
+    INTENT = "intent"
+    CREATED = "created"
+    RETAINED = "retained"
+    RELEASED = "released"
+
+
+class LedgerKind(StrEnum):
+    """What an entry stands for."""
+
+    SLOT = "slot"
+    WORKSPACE = "workspace"
+
+
+def one_of(column: str, values: Iterable[StrEnum]) -> CheckConstraint:
+    """Return the check that holds a text column to an enum of the domain (NULL passes)."""
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+class Base(DeclarativeBase):
+    """Naming convention and column types of all tables."""
+
+    metadata = MetaData(naming_convention=CONVENTION)
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own contract
+        str: Text(),
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB(none_as_null=True),
+        dict[str, str]: JSONB(none_as_null=True),
+        Any: JSONB(none_as_null=True),
+        bytes: LargeBinary(),
+        list[str]: ARRAY(Text()),
+    }
+
+
+class Task(Base):
+    """The mirror's canonical row of a task."""
+
+    __tablename__ = "tasks"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str]
+    run_id: Mapped[str | None]
+    name: Mapped[str]
+    status: Mapped[str]
+    step: Mapped[str | None]
+    outcome: Mapped[str | None]
+    attempt: Mapped[int] = mapped_column(server_default="1")
+    max_attempts: Mapped[int] = mapped_column(server_default="1")
+    paused: Mapped[bool] = mapped_column(server_default=text("false"))
+    pause_reason: Mapped[str | None]
+    pause_token: Mapped[str | None]
+    breakpoints: Mapped[Any | None]
+    priority: Mapped[int] = mapped_column(server_default="3")
+    labels: Mapped[dict[str, str]] = mapped_column(server_default=text("'{}'"))
+    spec: Mapped[dict[str, Any]]
+    result: Mapped[Any | None]
+    error: Mapped[Any | None]
+    workspace_id: Mapped[str | None]
+    node_id: Mapped[str | None]
+    version: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    last_seq: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    cancel_requested_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    __table_args__ = (
+        one_of("status", TaskStatus),
+        one_of("step", Step),
+        one_of("outcome", TaskStatus),
+        CheckConstraint("priority BETWEEN 1 AND 5", name="priority"),
+        Index(None, "project", "id"),
+        Index(None, "project", "status", "id"),
+        Index(None, "run_id", postgresql_where=text("run_id IS NOT NULL")),
+        Index(None, "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
+    )
+
+
+class EventRow(Base):
+    """One event of a task's log; `key` makes a redo write it once."""
+
+    __tablename__ = "events"
+    task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    attempt: Mapped[int]
+    ts: Mapped[datetime]
+    type: Mapped[str]
+    source: Mapped[str]
+    step: Mapped[str | None]
+    data: Mapped[dict[str, Any]]
+    key: Mapped[str]
+    __table_args__ = (Index(None, "task_id", "key", unique=True),)
+
+
+class Outbox(Base):
+    """An intent for the engine, committed with its cause; the row goes when it was sent."""
+
+    __tablename__ = "outbox"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    kind: Mapped[str]
+    task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
+    attempt: Mapped[int]
+    name: Mapped[str | None]
+    body: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    due_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    leased_by: Mapped[str | None]
+    leased_until: Mapped[datetime | None]
+    tries: Mapped[int] = mapped_column(server_default="0")
+    last_error: Mapped[str | None]
+    __table_args__ = (one_of("kind", OutboxKind), Index(None, "due_at"), Index(None, "task_id"))
+
+
+class Callback(Base):
+    """The inbox: what a workspace told, once per workspace, attempt, kind and turn."""
+
+    __tablename__ = "callbacks"
+    workspace_id: Mapped[str] = mapped_column(primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    turn: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, server_default="1")
+    task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
+    body: Mapped[dict[str, Any]]
+    digest: Mapped[bytes]
+    received_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    due_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    delivered_at: Mapped[datetime | None]
+    tries: Mapped[int] = mapped_column(server_default="0")
+    __table_args__ = (
+        one_of("kind", CallbackKind),
+        Index(None, "due_at", postgresql_where=text("delivered_at IS NULL")),
+        Index(None, "task_id"),
+    )
+
+
+class Ledger(Base):
+    """Every external resource that an attempt holds or may hold, by a tag the provider can be searched by."""
+
+    __tablename__ = "ledger"
+    tag: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    task_id: Mapped[str]
+    attempt: Mapped[int]
+    project: Mapped[str]
+    provider: Mapped[str]
+    node_id: Mapped[str | None]
+    state: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    __table_args__ = (
+        one_of("state", LedgerState),
+        one_of("kind", LedgerKind),
+        Index(None, "task_id", "attempt"),
+        Index("ledger_open_ix", "node_id", "kind", postgresql_where=text("state <> 'released'")),
+    )
+
+
+class Workspace(Base):
+    """The place where one attempt works."""
+
+    __tablename__ = "workspaces"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
+    project: Mapped[str]
+    attempt: Mapped[int]
+    visit: Mapped[int]
+    provider: Mapped[str]
+    node_id: Mapped[str | None]
+    status: Mapped[str]
+    progress: Mapped[Any | None]
+    claimed_at: Mapped[datetime | None]
+    last_activity_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    __table_args__ = (
+        one_of("status", WorkspaceStatus),
+        Index(None, "task_id", "attempt", "visit", unique=True),
+        Index(None, "project", "id"),
+    )
+
+
+class Node(Base):
+    """A machine that hosts workspaces; `used` of its `slots` are held by ledger entries."""
+
+    __tablename__ = "nodes"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    status: Mapped[str]
+    slots: Mapped[int]
+    used: Mapped[int] = mapped_column(server_default="0")
+    labels: Mapped[dict[str, str]] = mapped_column(server_default=text("'{}'"))
+    facts: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    last_heartbeat_at: Mapped[datetime | None]
+    __table_args__ = (one_of("status", NodeStatus), CheckConstraint("used >= 0", name="used"))
+
+
+class Waiter(Base):
+    """An attempt that waits for a slot, or was granted one that it has not yet taken up."""
+
+    __tablename__ = "waiters"
+    task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    project: Mapped[str]
+    priority: Mapped[int]
+    labels: Mapped[dict[str, str]]
+    since: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    granted: Mapped[str | None]
+    __table_args__ = (Index(None, "priority", "since", postgresql_where=text("granted IS NULL")),)
+
+
+class Blob(Base):
+    """Bytes of an attachment or an artifact, in chunks of at most 1 MiB."""
+
+    __tablename__ = "blobs"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class BlobChunk(Base):
+    """One chunk, counted from 0."""
+
+    __tablename__ = "blob_chunks"
+    blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id", ondelete="CASCADE"), primary_key=True)
+    n: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    data: Mapped[bytes]
+
+
+class Attachment(Base):
+    """A file that a caller uploaded for tasks of its project."""
+
+    __tablename__ = "attachments"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str]
+    name: Mapped[str]
+    media_type: Mapped[str]
+    blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class Artifact(Base):
+    """A file that an attempt left."""
+
+    __tablename__ = "artifacts"
+    task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    media_type: Mapped[str]
+    blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class LogChunk(Base):
+    """Raw output of an attempt, by byte offset."""
+
+    __tablename__ = "log_chunks"
+    task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    data: Mapped[bytes]
+    truncated: Mapped[bool] = mapped_column(server_default=text("false"))
+
+
+class ApiKey(Base):
+    """A key, stored as the SHA-256 of its 256 random bits; `node_id` binds it to one node's workspaces."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str]
+    name: Mapped[str]
+    sha256: Mapped[bytes] = mapped_column(unique=True)
+    scopes: Mapped[list[str]]
+    node_id: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    revoked_at: Mapped[datetime | None]
+
+
+class Idempotency(Base):
+    """The answer that a POST with this key got."""
+
+    __tablename__ = "idempotency"
+    project: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[bytes]
+    status: Mapped[int]
+    response: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    __table_args__ = (Index(None, "created_at"),)

@@ -1,0 +1,103 @@
+"""The ports: what a TaskRunner asks of the world. `activities/` and tests implement them.
+
+Each method is an activity; an implementation repeats the decorator. A workflow calls
+`workflow.execute_activity_method(MirrorActivities.flush, …)`, so no SQL or HTTP library enters the sandbox.
+"""
+
+from abc import ABC, abstractmethod
+
+from temporalio import activity
+
+from domain.messages import (
+    Acknowledgement,
+    AgentExit,
+    AgentOrder,
+    AgentStarted,
+    Answer,
+    AttachmentOrder,
+    Conclusion,
+    Flush,
+    NodeChoice,
+    NodeQuery,
+    NodeWait,
+    NodeWaitAnswer,
+    Reservation,
+    ReservationAnswer,
+    SlotWait,
+    SlotWaitAnswer,
+    WorkspaceFacts,
+    WorkspaceOrder,
+    WorkspaceRef,
+)
+
+
+class MirrorActivities(ABC):
+    """Writes of the mirror, on the control worker."""
+
+    @activity.defn
+    @abstractmethod
+    async def flush(self, flush: Flush) -> Answer:
+        """Append events and bring the row up to date, if this attempt may still write."""
+
+    @activity.defn
+    @abstractmethod
+    async def conclude(self, conclusion: Conclusion) -> Answer:
+        """Write the attempt's end, release what it held, store the next attempt's start: one transaction."""
+
+
+class PlacementActivities(ABC):
+    """Where an attempt works, on the control worker."""
+
+    @activity.defn
+    @abstractmethod
+    async def select_node(self, query: NodeQuery) -> NodeChoice:
+        """Choose a node: preferred, else warm, else least loaded, with a free slot and matching labels."""
+
+    @activity.defn
+    @abstractmethod
+    async def wait_for_slot(self, wait: SlotWait) -> SlotWaitAnswer:
+        """Enter the queue of waiters; a slot that is free by now is granted at once."""
+
+    @activity.defn
+    @abstractmethod
+    async def wait_for_node(self, wait: NodeWait) -> NodeWaitAnswer:
+        """Enter the wait for a node to report in."""
+
+    @activity.defn
+    @abstractmethod
+    async def reserve_workspace(self, reservation: Reservation) -> ReservationAnswer:
+        """Reserve slot and workspace, write the ledger's intents, delegate the task."""
+
+
+class NodeActivities(ABC):
+    """Effects on a node, on its own queues. Every one may be called again with the same argument."""
+
+    @activity.defn
+    @abstractmethod
+    async def create_workspace(self, order: WorkspaceOrder) -> Acknowledgement:
+        """Make the workspace and start the program in it that prepares it and calls back."""
+
+    @activity.defn
+    @abstractmethod
+    async def inspect_workspace(self, ref: WorkspaceRef) -> WorkspaceFacts:
+        """Say whether the node has this workspace."""
+
+    @activity.defn
+    @abstractmethod
+    async def transfer_attachment(self, order: AttachmentOrder) -> Acknowledgement:
+        """Put one attachment into the workspace."""
+
+    @activity.defn
+    @abstractmethod
+    async def start_agent(self, order: AgentOrder) -> AgentStarted:
+        """Start the command or agent of one turn, or adopt the one that an earlier try started."""
+
+    @activity.defn
+    @abstractmethod
+    async def supervise_agent(self, order: AgentOrder) -> AgentExit:
+        """Heartbeat while the agent runs; return how it ended."""
+
+    @activity.defn
+    @abstractmethod
+    async def destroy_workspace(self, ref: WorkspaceRef) -> Acknowledgement:
+        """Stop every process of the workspace and remove its files; a workspace that is gone is no error."""
