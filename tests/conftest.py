@@ -1,0 +1,72 @@
+"""Servers that several suites share: one PostgreSQL, one Temporal of each kind a session (a worker, under xdist)."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+
+import pytest
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.testing import WorkflowEnvironment
+
+from cli.embedded.postgres import Postgres
+from cli.embedded.temporal import registration, temporal_cli
+
+MIGRATED = "migrated"  # the template that every module's database is copied from
+database_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Postgres]:
+    """Give a running PostgreSQL without fsync; `url(name)` and `create_database(name)` lead on."""
+    server = Postgres(tmp_path_factory.mktemp("postgres"), fsync=False)
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture(scope="session")
+async def migrated_template(postgres: Postgres) -> str:
+    """Give the name of a database with every migration applied and no rows; copy it, do not connect to it."""
+    from store.migrate import upgrade  # noqa: PLC0415 - only suites that need the schema pay for Alembic
+
+    await postgres.create_database(MIGRATED)
+    await asyncio.to_thread(upgrade, postgres.url(MIGRATED))
+    return MIGRATED
+
+
+@pytest.fixture(scope="module")
+async def database_url(postgres: Postgres, migrated_template: str) -> AsyncIterator[str]:
+    """Give the URL of a fresh, migrated database of this module's own."""
+    name = f"test_{next(database_numbers)}"
+    await postgres.create_database(name, template=migrated_template)
+    yield postgres.url(name)
+    await postgres.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+async def temporal() -> AsyncIterator[WorkflowEnvironment]:
+    """Give a Temporal server in real time, with our search attributes and data converter."""
+    async with await WorkflowEnvironment.start_local(
+        data_converter=pydantic_data_converter,
+        dev_server_existing_path=str(temporal_cli()),
+        dev_server_extra_args=registration(),
+    ) as environment:
+        yield environment
+
+
+@pytest.fixture(scope="session")
+def temporal_address(temporal: WorkflowEnvironment) -> str:
+    """Give the address of the Temporal server in real time, for processes of their own."""
+    return temporal.client.service_client.config.target_host
+
+
+@pytest.fixture(scope="session")
+async def skipping() -> AsyncIterator[WorkflowEnvironment]:
+    """Give a Temporal server where each workflow has a clock of its own that skips what it waits for."""
+    skipping_enabled = ("--dynamic-config-value", "frontend.WorkflowTimeSkippingEnabled=true")
+    async with await WorkflowEnvironment.start_time_skipping_v2(
+        data_converter=pydantic_data_converter,
+        dev_server_existing_path=str(temporal_cli()),
+        dev_server_extra_args=[*registration(), *skipping_enabled],
+    ) as environment:
+        yield environment
