@@ -6,21 +6,13 @@ A workflow gets its policy with its input, so that a changed setting never chang
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from domain.durations import Span
 from domain.lifecycle import Step
 from domain.spec import Timeouts
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
-
-
-def _positive(value: timedelta) -> timedelta:
-    if value <= timedelta(0):
-        raise ValueError("must be longer than zero")
-    return value
-
-
-Span = Annotated[timedelta, AfterValidator(_positive)]
 
 
 class Budgets(BaseModel):

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
+from domain.durations import Span
 from domain.errors import TRANSIENT_CATEGORIES, Category
 from domain.lifecycle import Step
 from domain.names import AttachmentId, NodeId
@@ -21,12 +22,6 @@ def _no_nul(value: str) -> str:
     return value
 
 
-def _positive(value: timedelta) -> timedelta:
-    if value <= timedelta(0):
-        raise ValueError("must be longer than zero")
-    return value
-
-
 Text = Annotated[str, AfterValidator(_no_nul)]
 Argument = Annotated[Text, StringConstraints(max_length=131_072)]
 Argv = Annotated[list[Argument], Field(min_length=1, max_length=1024)]
@@ -35,7 +30,6 @@ Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]+$", max_length=63)]
 LabelValue = Annotated[Text, StringConstraints(max_length=253)]
 Glob = Annotated[Text, StringConstraints(min_length=1, max_length=1024)]
-Span = Annotated[timedelta, AfterValidator(_positive)]
 
 _SCP_LIKE: Final = "@"
 URL_SCHEMES: Final = ("https", "ssh", "git", "file")

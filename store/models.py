@@ -333,3 +333,12 @@ class Idempotency(Base):
     response: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     __table_args__ = (Index(None, "created_at"),)
+
+
+class Transition(Base):
+    """The lifecycle tables of the domain, as the database's own guard reads them."""
+
+    __tablename__ = "transitions"
+    machine: Mapped[str] = mapped_column(primary_key=True)
+    old_status: Mapped[str] = mapped_column(primary_key=True)
+    new_status: Mapped[str] = mapped_column(primary_key=True)

@@ -1,0 +1,173 @@
+"""The dispatcher: carries committed intents and callbacks to the engine, at once where it can, again where it must.
+
+A writer leases its intent to itself and hands it over right after its commit; the loop sends whatever a dead or
+disconnected process left behind. Sending twice is harmless: starts are deduplicated by workflow id, signals by
+the workflow's own state.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Final
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from domain.messages import CallbackSignal, RunnerInput, SlotGranted
+from domain.names import SIGNAL_OF_CALLBACK, CallbackKind
+from domain.policy import Policy
+from domain.spec import TaskSpec
+from store import outbox, tasks
+from store.engine import Database
+from store.models import OutboxKind
+from store.outbox import Intent, Undelivered
+from workflows.gateway import Gateway, Sent
+
+log = structlog.get_logger()
+
+# Longer than START_LIMIT, so that nobody sends what its owner is still sending.
+LEASE: Final = timedelta(seconds=15)
+LOOK_AGAIN: Final = 0.5
+BATCH: Final = 100
+IN_FLIGHT: Final = 64
+SETTLE: Final = 0.05
+
+
+class Dispatcher:
+    """Sends intents through the gateway; `run()` is the loop, `send()` and `deliver()` the direct ways."""
+
+    def __init__(self, *, name: str, database: Database, gateway: Gateway, policy: Policy) -> None:
+        self.name = name
+        self._database = database
+        self._gateway = gateway
+        self._policy = policy
+        self._slots = asyncio.Semaphore(IN_FLIGHT)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._poke = asyncio.Event()
+        self._sent: list[int] = []
+        self._delivered: list[tuple[str, int, str, int]] = []
+        self._settling: asyncio.Task[None] | None = None
+
+    # --- the direct ways ----------------------------------------------------------------------------------------
+
+    def send(self, intent: Intent, argument: RunnerInput | None = None) -> None:
+        """Send an intent that was committed under this process's lease, in the background."""
+        self._spawn(self._send(intent, argument))
+
+    async def deliver(self, callback: Undelivered) -> Sent:
+        """Send a committed callback's signal now, within the signal's own limit."""
+        kind = CallbackKind(callback.kind)
+        signal = CallbackSignal.model_validate(
+            callback.body | {"kind": kind, "turn": callback.turn, "workspace_id": callback.workspace_id}
+        )
+        result = await self._gateway.signal(callback.task_id, callback.attempt, SIGNAL_OF_CALLBACK[kind], signal)
+        # An attempt that is over needs no signal: the row has decided.
+        if result is Sent.DELIVERED or (result is Sent.NOT_FOUND and callback.over):
+            self._delivered.append((callback.workspace_id, callback.attempt, callback.kind, callback.turn))
+            self._settle_soon()
+        return result
+
+    def poke(self) -> None:
+        """Let the loop look now: something was committed that nobody has leased."""
+        self._poke.set()
+
+    # --- the loop -----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Send what is left behind, until cancelled."""
+        while True:
+            full = False
+            try:
+                full = await self._sweep()
+            except (SQLAlchemyError, OSError) as error:
+                log.warning("outbox.unreachable", error=str(error).splitlines()[0])
+            if not full:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._poke.wait(), LOOK_AGAIN)
+            self._poke.clear()
+
+    async def close(self) -> None:
+        """Finish what is in flight."""
+        while self._tasks or self._settling:
+            await asyncio.gather(*self._tasks, *([self._settling] if self._settling else []), return_exceptions=True)
+
+    async def _sweep(self) -> bool:
+        async with self._database.begin() as connection:
+            intents = await outbox.lease(connection, lease_to=self.name, until=LEASE, limit=BATCH)
+            callbacks = await outbox.lease_callbacks(connection, until=LEASE, limit=BATCH)
+        for intent in intents:
+            self._spawn(self._send(intent, None))
+        for callback in callbacks:
+            self._spawn(self._redeliver(callback))
+        return len(intents) == BATCH or len(callbacks) == BATCH
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        async def bounded() -> None:
+            async with self._slots:
+                try:
+                    await work
+                except (SQLAlchemyError, OSError) as error:
+                    # The lease runs out and the loop sends it again.
+                    log.warning("outbox.send_failed", error=str(error).splitlines()[0])
+
+        task = asyncio.ensure_future(bounded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _redeliver(self, callback: Undelivered) -> None:
+        await self.deliver(callback)
+
+    async def _send(self, intent: Intent, argument: RunnerInput | None) -> None:
+        senders: dict[OutboxKind, Callable[[], Awaitable[Sent]]] = {
+            OutboxKind.START: lambda: self._start(intent, argument),
+            OutboxKind.SIGNAL: lambda: self._gateway.signal(
+                intent.task_id, intent.attempt, intent.name or "", SlotGranted.model_validate(intent.body or {})
+            ),
+            OutboxKind.CANCEL: lambda: self._gateway.cancel(intent.task_id, intent.attempt),
+        }
+        result = await senders[intent.kind]()
+        if result is Sent.UNREACHABLE or (result is Sent.NOT_FOUND and await self._not_started_yet(intent)):
+            delay = timedelta(seconds=min(1 + intent.tries, 5))
+            async with self._database.begin() as connection:
+                await outbox.put_back(connection, intent, due_in=delay, error=result)
+            return
+        self._sent.append(intent.id)
+        self._settle_soon()
+
+    async def _start(self, intent: Intent, argument: RunnerInput | None) -> Sent:
+        if argument is None:
+            async with self._database.begin() as connection:
+                row = await tasks.start_argument(connection, intent.task_id)
+            if row is None:
+                return Sent.DELIVERED
+            argument = RunnerInput(
+                **{**row, "spec": TaskSpec.model_validate(row["spec"])}, attempt=intent.attempt, policy=self._policy
+            )
+        return await self._gateway.start(argument)
+
+    async def _not_started_yet(self, intent: Intent) -> bool:
+        """Say whether a message that found no workflow may still find one: its attempt is the row's and has not ended."""
+        async with self._database.begin() as connection:
+            return await tasks.is_live(connection, intent.task_id, intent.attempt)
+
+    # --- settling -----------------------------------------------------------------------------------------------
+
+    def _settle_soon(self) -> None:
+        if self._settling is None:
+            self._settling = asyncio.ensure_future(self._settle())
+
+    async def _settle(self) -> None:
+        """Note what was sent, many at a time: a crash before this only sends them again."""
+        await asyncio.sleep(SETTLE)
+        self._settling = None
+        sent, self._sent = self._sent, []
+        delivered, self._delivered = self._delivered, []
+        try:
+            async with self._database.begin() as connection:
+                if sent:
+                    await outbox.sent(connection, sent)
+                if delivered:
+                    await outbox.delivered(connection, delivered)
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("outbox.settle_failed", error=str(error).splitlines()[0])

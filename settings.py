@@ -1,0 +1,75 @@
+"""Every setting, read once at the process edge; `TASKRUNNER_…` in the environment, `__` between a group and its name.
+
+Temporal's address, namespace, TLS and API key come from Temporal's own environment configuration (`TEMPORAL_…`).
+"""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from domain.durations import Span
+from domain.policy import Budgets, Limits, Policy, StepRetry, Supervision, inconsistencies
+
+
+class Settings(BaseSettings):
+    """The set as a whole; an inconsistent one refuses to load and names both settings."""
+
+    model_config = SettingsConfigDict(env_prefix="TASKRUNNER_", env_nested_delimiter="__", frozen=True)
+
+    data_dir: Path = Field(default=Path(".taskrunner"), description="Where the embedded stack and nodes keep files.")
+    database_url: str = Field(default="", description="`postgresql+psycopg://…`; empty: the embedded PostgreSQL.")
+    database_pool: int = Field(default=20, ge=1, description="Connections per process.")
+
+    host: str = Field(default="127.0.0.1", description="The API's address.")
+    port: int = Field(default=8080, ge=0, le=65535, description="The API's port; the next free one if it is taken.")
+    url: str = Field(
+        default="", description="The API's address as workspaces and nodes reach it; empty: host and port."
+    )
+    temporal_ui_url: str = Field(default="http://127.0.0.1:8233", description="For links to histories.")
+
+    callback_keys: SecretStr = Field(
+        default=SecretStr(""), description="`id:hex,…`: keys that sign callback tokens; the first one signs."
+    )
+    callback_token: Span = Field(default=timedelta(hours=72), description="How long a callback token lives.")
+    stuck_after: Span = Field(default=timedelta(hours=1), description="When an unchanged task counts as stuck.")
+    idempotency: Span = Field(default=timedelta(hours=24), description="How long an Idempotency-Key is kept.")
+
+    node_id: str = Field(default="local", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="This node's id.")
+    node_slots: int = Field(default=4, ge=1, description="Workspaces that this node hosts at once.")
+    node_labels: dict[str, str] = Field(default={}, description="JSON; tasks choose nodes by them.")
+    node_key: SecretStr = Field(default=SecretStr(""), description="The API key with which a node fetches tokens.")
+    node_secrets_file: Path | None = Field(default=None, description="The node's 0600 file of secrets.")
+    node_presets: dict[str, list[str]] = Field(default={}, description="JSON; agent presets as argv templates.")
+    node_allow_file_urls: bool = Field(default=False, description="Whether `file://` repositories may be cloned.")
+    node_pass_env: list[str] = Field(default=[], description="Names of the node's environment that workspaces get.")
+
+    budgets: Budgets = Budgets()
+    step_retry: StepRetry = StepRetry()
+    limits: Limits = Limits()
+    supervision: Supervision = Supervision()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        found = inconsistencies(self.policy, callback_token=self.callback_token, stuck_after=self.stuck_after)
+        if found:
+            raise ValueError("; ".join(f"TASKRUNNER_{sentence}" for sentence in found))
+        return self
+
+    @property
+    def policy(self) -> Policy:
+        """What a TaskRunner gets with its input."""
+        return Policy(
+            budgets=self.budgets,
+            step_retry=self.step_retry,
+            limits=self.limits,
+            supervision=self.supervision,
+            callback_url=self.public_url,
+        )
+
+    @property
+    def public_url(self) -> str:
+        """The API's address as workspaces reach it."""
+        return self.url or f"http://{self.host}:{self.port}"

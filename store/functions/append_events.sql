@@ -1,0 +1,36 @@
+-- Give the new ones of p_events their numbers, write them, and apply what they change to the row.
+-- The caller holds the row's lock: numbers come from the locked row, so they have no gap and no repeat.
+-- An event whose key the log has already is not written again, and does not change the row again.
+CREATE OR REPLACE FUNCTION append_events(r tasks, p_events jsonb) RETURNS tasks
+LANGUAGE plpgsql AS $$
+DECLARE
+  delta jsonb;
+  added int;
+  old_attempt int := r.attempt;
+BEGIN
+  WITH incoming AS (
+    SELECT e.*, r.last_seq + row_number() OVER (ORDER BY e.ord) AS seq
+    FROM ROWS FROM (jsonb_to_recordset(p_events) AS (
+      key text, type text, ts timestamptz, attempt int, source text, step text, data jsonb, changes jsonb
+    )) WITH ORDINALITY AS e (key, type, ts, attempt, source, step, data, changes, ord)
+    WHERE NOT EXISTS (SELECT FROM events known WHERE known.task_id = r.id AND known.key = e.key)
+  ), written AS (
+    INSERT INTO events (task_id, seq, attempt, ts, type, source, step, data, key)
+    SELECT r.id, seq, attempt, ts, type, source, step, data, key FROM incoming
+  )
+  SELECT count(*), coalesce(jsonb_merge(changes ORDER BY seq), '{}') INTO added, delta FROM incoming;
+
+  r := jsonb_populate_record(r, delta);
+  r.last_seq := r.last_seq + added;
+  r.updated_at := clock_timestamp();
+  IF r.attempt <> old_attempt THEN
+    r.version := 0;
+  END IF;
+  UPDATE tasks SET
+    status = r.status, step = r.step, outcome = r.outcome, attempt = r.attempt, paused = r.paused,
+    result = r.result, error = r.error, workspace_id = r.workspace_id, node_id = r.node_id,
+    version = r.version, last_seq = r.last_seq, updated_at = r.updated_at,
+    started_at = r.started_at, finished_at = r.finished_at
+  WHERE id = r.id;
+  RETURN r;
+END $$;

@@ -1,0 +1,50 @@
+-- One batch of an attempt's events, fenced by (attempt, version): applies only if newer and the attempt has not ended.
+-- Lock first, then read: a snapshot from before the lock would number events twice.
+CREATE OR REPLACE FUNCTION flush_task(p_task text, p_attempt int, p_version bigint, p_events jsonb) RETURNS jsonb
+LANGUAGE plpgsql AS $$
+DECLARE
+  r tasks;
+  verdict text;
+BEGIN
+  SELECT * INTO r FROM tasks WHERE id = p_task FOR UPDATE;
+  IF NOT FOUND THEN
+    RETURN NULL;
+  END IF;
+  IF r.attempt <> p_attempt THEN
+    verdict := 'superseded';
+  ELSIF p_version <= r.version THEN
+    verdict := 'repeat';
+  ELSIF r.status IN ('completed', 'failed', 'cancelled') THEN
+    verdict := 'ended';
+  ELSE
+    verdict := 'applied';
+    r.version := p_version;
+    r := append_events(r, p_events);
+    -- The workspace and its ledger entry follow what the log now says of them.
+    IF p_events @> '[{"type": "step.finished", "step": "workspace_dispatch"}]' THEN
+      UPDATE workspaces SET status = 'dispatched', updated_at = clock_timestamp()
+      WHERE id = r.workspace_id AND status = 'reserved';
+      UPDATE ledger SET state = 'created', updated_at = clock_timestamp()
+      WHERE tag = r.workspace_id AND state = 'intent';
+    END IF;
+    IF p_events @> '[{"type": "workspace.ready"}]' THEN
+      UPDATE workspaces SET status = 'ready', updated_at = clock_timestamp()
+      WHERE id = r.workspace_id AND status = 'dispatched';
+    END IF;
+    IF p_events @> '[{"type": "workspace.failed"}]' THEN
+      UPDATE workspaces SET status = 'failed', updated_at = clock_timestamp()
+      WHERE id = r.workspace_id AND status IN ('reserved', 'dispatched', 'ready');
+    END IF;
+  END IF;
+  RETURN jsonb_build_object(
+    'verdict', verdict,
+    'status', r.status,
+    'cancel', r.cancel_requested_at IS NOT NULL,
+    'pause', r.pause_token,
+    'breakpoints', r.breakpoints,
+    'inbox', coalesce((
+      SELECT jsonb_agg(c.body || jsonb_build_object('kind', c.kind, 'turn', c.turn, 'workspace_id', c.workspace_id)
+                       ORDER BY c.received_at)
+      FROM callbacks c
+      WHERE c.workspace_id = r.workspace_id AND c.attempt = p_attempt AND c.delivered_at IS NULL), '[]'));
+END $$;

@@ -1,0 +1,32 @@
+-- Give a node's free slots to those who wait, in fair order: priority, then the project that holds least, then age.
+-- The ledger row, the grant and the signal that tells of it are one transaction with the release that freed the slot.
+CREATE OR REPLACE FUNCTION grant_slots(p_node text) RETURNS int
+LANGUAGE plpgsql AS $$
+DECLARE
+  n nodes;
+  w waiters;
+  granted_count int := 0;
+BEGIN
+  LOOP
+    SELECT * INTO n FROM nodes WHERE id = p_node FOR UPDATE;
+    EXIT WHEN NOT FOUND OR n.status NOT IN ('ready', 'warm') OR n.used >= n.slots;
+    SELECT waiters.* INTO w
+    FROM waiters JOIN tasks t ON t.id = waiters.task_id AND t.attempt = waiters.attempt
+    WHERE granted IS NULL AND n.labels @> waiters.labels AND t.status = 'queued' AND t.cancel_requested_at IS NULL
+    ORDER BY waiters.priority,
+             (SELECT count(*) FROM ledger l
+              WHERE l.project = waiters.project AND l.kind = 'slot' AND l.state <> 'released'),
+             since
+    LIMIT 1 FOR UPDATE OF waiters SKIP LOCKED;
+    EXIT WHEN NOT FOUND;
+    UPDATE waiters SET granted = n.id WHERE task_id = w.task_id AND attempt = w.attempt;
+    UPDATE nodes SET used = used + 1 WHERE id = n.id;
+    INSERT INTO ledger (tag, kind, task_id, attempt, project, provider, node_id, state)
+    VALUES (format('slot-%s-a%s', w.task_id, w.attempt), 'slot', w.task_id, w.attempt, w.project, 'node', n.id, 'created')
+    ON CONFLICT (tag) DO UPDATE SET state = 'created', node_id = excluded.node_id, updated_at = clock_timestamp();
+    INSERT INTO outbox (kind, task_id, attempt, name, body)
+    VALUES ('signal', w.task_id, w.attempt, 'slot_granted', jsonb_build_object('node_id', n.id));
+    granted_count := granted_count + 1;
+  END LOOP;
+  RETURN granted_count;
+END $$;

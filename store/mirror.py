@@ -1,0 +1,112 @@
+"""The hot path: fenced writes of a task's events and row, one round trip each.
+
+The logic is in `functions/*.sql`, under the row's lock; here are the calls.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.events import NewEvent, changes
+from domain.messages import Flush
+from domain.names import NodeId, TaskId, WorkspaceId
+
+_FLUSH = text("SELECT flush_task(:task, :attempt, :version, CAST(:events AS jsonb))")
+_CONCLUDE = text(
+    "SELECT conclude_task(:task, :attempt, :version, CAST(:events AS jsonb), :destroyed, CAST(:due AS timestamptz))"
+)
+_RESERVE = text(
+    "SELECT reserve_workspace(:task, :attempt, :version, CAST(:events AS jsonb), :workspace, :visit, :provider, :node)"
+)
+_WAIT = text(
+    "SELECT wait_for_slot(:task, :attempt, :version, CAST(:events AS jsonb), :priority, CAST(:labels AS jsonb))"
+)
+_APPEND = text("SELECT (append_events(tasks, CAST(:events AS jsonb))).last_seq FROM tasks WHERE id = :task FOR UPDATE")
+
+
+def _plain(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def events_json(events: Sequence[NewEvent]) -> str:
+    """Return events as the SQL functions take them: each with what it changes in the row."""
+    rows = [
+        {
+            "key": event.key,
+            "type": event.type,
+            "ts": event.ts,
+            "attempt": event.attempt,
+            "source": event.source,
+            "step": event.step,
+            "data": event.data,
+            "changes": changes(event),
+        }
+        for event in events
+    ]
+    # PostgreSQL's jsonb holds no NUL character; a workspace's result may.
+    return json.dumps(rows, default=_plain).replace("\\u0000", "\\ufffd")
+
+
+def _fence(flush: Flush) -> dict[str, Any]:
+    return {
+        "task": flush.task_id,
+        "attempt": flush.attempt,
+        "version": flush.version,
+        "events": events_json(flush.events),
+    }
+
+
+class TaskGone(LookupError):  # noqa: N818 - a fact, not a fault
+    """The task was deleted."""
+
+
+async def _call(connection: AsyncConnection, statement: Any, parameters: dict[str, Any]) -> dict[str, Any]:
+    answer: dict[str, Any] | None = (await connection.execute(statement, parameters)).scalar_one()
+    if answer is None:
+        raise TaskGone(parameters["task"])
+    return answer
+
+
+async def flush(connection: AsyncConnection, batch: Flush) -> dict[str, Any]:
+    """Apply a batch if it is newer and its attempt has not ended; returns the answer's fields."""
+    return await _call(connection, _FLUSH, _fence(batch))
+
+
+async def conclude(
+    connection: AsyncConnection, batch: Flush, *, destroyed: bool, next_attempt_at: datetime | None
+) -> dict[str, Any]:
+    """Apply an attempt's last batch and release what it held; `granted` counts the waiters who got its slots."""
+    return await _call(connection, _CONCLUDE, _fence(batch) | {"destroyed": destroyed, "due": next_attempt_at})
+
+
+async def reserve(
+    connection: AsyncConnection,
+    batch: Flush,
+    *,
+    workspace: WorkspaceId,
+    visit: int,
+    provider: str,
+    node: NodeId | None,
+) -> dict[str, Any]:
+    """Reserve a workspace with its slot; `workspace_id` is None when the slot was lost to another."""
+    parameters = {"workspace": workspace, "visit": visit, "provider": provider, "node": node}
+    return await _call(connection, _RESERVE, _fence(batch) | parameters)
+
+
+async def wait_for_slot(
+    connection: AsyncConnection, batch: Flush, *, priority: int, labels: dict[str, str]
+) -> dict[str, Any]:
+    """Enter the queue of waiters; `granted` is the node of a slot that is already this attempt's."""
+    return await _call(connection, _WAIT, _fence(batch) | {"priority": priority, "labels": json.dumps(labels)})
+
+
+async def append(connection: AsyncConnection, task: TaskId, events: Sequence[NewEvent]) -> None:
+    """Append events of another source than the workflow: same lock, same numbers, no fence.
+
+    The caller has checked, under the row's lock, that the events are allowed.
+    """
+    await connection.execute(_APPEND, {"task": task, "events": events_json(events)})

@@ -1,0 +1,147 @@
+"""Intents for the engine: committed with their cause, leased by whoever sends them, gone when they were sent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import delete, func, insert, or_, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.names import TaskId
+from store.models import Callback, Outbox, OutboxKind, Task
+
+NOW = func.clock_timestamp()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intent:
+    """One row of the outbox."""
+
+    id: int
+    kind: OutboxKind
+    task_id: TaskId
+    attempt: int
+    name: str | None = None
+    body: dict[str, Any] | None = None
+    tries: int = 0
+
+
+async def put(
+    connection: AsyncConnection,
+    *,
+    kind: OutboxKind,
+    task_id: TaskId,
+    attempt: int,
+    lease_to: str,
+    lease: timedelta,
+    name: str | None = None,
+    body: dict[str, Any] | None = None,
+) -> Intent:
+    """Store an intent that is leased to its own writer, who sends it as soon as the transaction has committed."""
+    statement = (
+        insert(Outbox)
+        .values(
+            kind=kind,
+            task_id=task_id,
+            attempt=attempt,
+            name=name,
+            body=body,
+            leased_by=lease_to,
+            leased_until=NOW + lease,
+        )
+        .returning(Outbox.id)
+    )
+    number = (await connection.execute(statement)).scalar_one()
+    return Intent(id=number, kind=kind, task_id=task_id, attempt=attempt, name=name, body=body)
+
+
+async def lease(connection: AsyncConnection, *, lease_to: str, until: timedelta, limit: int) -> list[Intent]:
+    """Take up to `limit` due intents that nobody holds, oldest first."""
+    due = (
+        select(Outbox.id)
+        .where(Outbox.due_at <= NOW, or_(Outbox.leased_until.is_(None), Outbox.leased_until < NOW))
+        .order_by(Outbox.due_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    statement = (
+        update(Outbox)
+        .where(Outbox.id.in_(due))
+        .values(leased_by=lease_to, leased_until=NOW + until, tries=Outbox.tries + 1)
+        .returning(Outbox.id, Outbox.kind, Outbox.task_id, Outbox.attempt, Outbox.name, Outbox.body, Outbox.tries)
+    )
+    rows = (await connection.execute(statement)).mappings()
+    intents = [Intent(**{**row, "kind": OutboxKind(row["kind"])}) for row in rows]
+    return sorted(intents, key=lambda intent: intent.id)
+
+
+async def sent(connection: AsyncConnection, ids: Sequence[int]) -> None:
+    """Remove intents that the engine has acknowledged."""
+    await connection.execute(delete(Outbox).where(Outbox.id.in_(ids)))
+
+
+async def put_back(connection: AsyncConnection, intent: Intent, *, due_in: timedelta, error: str) -> None:
+    """Let an intent be tried again later."""
+    statement = (
+        update(Outbox)
+        .where(Outbox.id == intent.id)
+        .values(leased_by=None, leased_until=None, due_at=NOW + due_in, last_error=error[:2000])
+    )
+    await connection.execute(statement)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undelivered:
+    """A callback whose signal is still to be sent; `over` when its attempt has ended meanwhile."""
+
+    workspace_id: str
+    attempt: int
+    kind: str
+    turn: int
+    task_id: TaskId
+    body: dict[str, Any]
+    tries: int
+    over: bool
+
+
+async def lease_callbacks(connection: AsyncConnection, *, until: timedelta, limit: int) -> list[Undelivered]:
+    """Take up to `limit` callbacks that were committed but whose signal has not been acknowledged."""
+    due = (
+        select(Callback.workspace_id, Callback.attempt, Callback.kind, Callback.turn)
+        .where(Callback.delivered_at.is_(None), Callback.due_at <= NOW)
+        .order_by(Callback.due_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .subquery()
+    )
+    over = or_(Task.attempt != Callback.attempt, Task.status.in_(("completed", "failed", "cancelled")))
+    statement = (
+        update(Callback)
+        .where(
+            Callback.workspace_id == due.c.workspace_id,
+            Callback.attempt == due.c.attempt,
+            Callback.kind == due.c.kind,
+            Callback.turn == due.c.turn,
+            Task.id == Callback.task_id,
+        )
+        .values(due_at=NOW + until, tries=Callback.tries + 1)
+        .returning(
+            Callback.workspace_id,
+            Callback.attempt,
+            Callback.kind,
+            Callback.turn,
+            Callback.task_id,
+            Callback.body,
+            Callback.tries,
+            over.label("over"),
+        )
+    )
+    rows = (await connection.execute(statement)).mappings()
+    return [Undelivered(**row) for row in rows]
+
+
+async def delivered(connection: AsyncConnection, keys: Sequence[tuple[str, int, str, int]]) -> None:
+    """Note that the engine has acknowledged the signals of these (workspace, attempt, kind, turn)."""
+    key = tuple_(Callback.workspace_id, Callback.attempt, Callback.kind, Callback.turn)
+    await connection.execute(update(Callback).where(key.in_(keys)).values(delivered_at=NOW))

@@ -1,0 +1,118 @@
+"""The typed way to the engine: what API, CLI and dispatcher may ask of it, and nothing else.
+
+The client is lazy: a process boots and serves reads while Temporal is away.
+"""
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from temporalio.client import Client, WorkflowHandle
+from temporalio.common import (
+    Priority,
+    SearchAttributeKey,
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from domain.lifecycle import TaskStatus
+from domain.messages import CallbackSignal, NodeReady, RunnerInput, SlotGranted
+from domain.names import CONTROL_QUEUE, TASK_RUNNER, SearchAttribute, SignalName, TaskId, workflow_id
+
+STATUS: Final = SearchAttributeKey.for_keyword(SearchAttribute.TASK_STATUS)
+STEP: Final = SearchAttributeKey.for_keyword(SearchAttribute.TASK_STEP)
+PROJECT: Final = SearchAttributeKey.for_keyword(SearchAttribute.PROJECT_ID)
+RUN: Final = SearchAttributeKey.for_keyword(SearchAttribute.TASK_RUN_ID)
+
+# A worker killed within a local activity costs 4 s instead of the default's 10.
+TASK_TIMEOUT: Final = timedelta(seconds=5)
+# A callback's answer waits for the signal at most this long; then the dispatcher carries it.
+SIGNAL_LIMIT: Final = timedelta(seconds=2)
+START_LIMIT: Final = timedelta(seconds=10)
+
+
+class Sent(StrEnum):
+    """What became of a message to the engine."""
+
+    DELIVERED = "delivered"
+    NOT_FOUND = "not_found"
+    UNREACHABLE = "unreachable"
+
+
+class Gateway:
+    """Start, signal and cancel TaskRunners. No method raises for an engine that is away: the answer says so."""
+
+    def __init__(self, client: Client, *, ui_url: str = "http://127.0.0.1:8233") -> None:
+        self._client = client
+        self._ui_url = ui_url.rstrip("/")
+
+    async def start(self, argument: RunnerInput) -> Sent:
+        """Start an attempt; one that was started before counts as started."""
+        attributes: list[SearchAttributePair[Any]] = [
+            SearchAttributePair(STATUS, TaskStatus.QUEUED.value),
+            SearchAttributePair(PROJECT, argument.project),
+        ]
+        if argument.run_id:
+            attributes.append(SearchAttributePair(RUN, argument.run_id))
+        try:
+            await self._client.start_workflow(
+                TASK_RUNNER,
+                argument,
+                id=workflow_id(argument.task_id, argument.attempt),
+                task_queue=CONTROL_QUEUE,
+                task_timeout=TASK_TIMEOUT,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                search_attributes=TypedSearchAttributes(attributes),
+                static_summary=f"{argument.name} · attempt {argument.attempt}",
+                priority=Priority(priority_key=argument.spec.priority, fairness_key=argument.project[:64]),
+                rpc_timeout=START_LIMIT,
+            )
+        except WorkflowAlreadyStartedError:
+            return Sent.DELIVERED
+        except (RPCError, RuntimeError) as error:
+            return _unreachable(error)
+        return Sent.DELIVERED
+
+    async def signal(
+        self, task: TaskId, attempt: int, name: SignalName | str, body: CallbackSignal | SlotGranted | NodeReady
+    ) -> Sent:
+        """Send a fact to an attempt."""
+        try:
+            await self._handle(task, attempt).signal(str(name), body, rpc_timeout=SIGNAL_LIMIT)
+        except (RPCError, RuntimeError) as error:
+            return _unreachable(error)
+        return Sent.DELIVERED
+
+    async def cancel(self, task: TaskId, attempt: int) -> Sent:
+        """Ask an attempt to cancel itself, as the Temporal UI's button does."""
+        try:
+            await self._handle(task, attempt).cancel(rpc_timeout=SIGNAL_LIMIT)
+        except (RPCError, RuntimeError) as error:
+            return _unreachable(error)
+        return Sent.DELIVERED
+
+    async def reachable(self) -> bool:
+        """Whether the engine answers."""
+        try:
+            return await self._client.service_client.check_health(timeout=timedelta(seconds=2))
+        except (RPCError, RuntimeError):
+            return False
+
+    def url(self, task: TaskId, attempt: int) -> str:
+        """Return the address of an attempt's history in the Temporal UI."""
+        return f"{self._ui_url}/namespaces/{self._client.namespace}/workflows/{workflow_id(task, attempt)}"
+
+    def _handle(self, task: TaskId, attempt: int) -> WorkflowHandle[Any, Any]:
+        return self._client.get_workflow_handle(workflow_id(task, attempt))
+
+
+def _unreachable(error: RPCError | RuntimeError) -> Sent:
+    """Sort a failed call. The SDK raises RuntimeError when a lazy client cannot connect."""
+    if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
+        return Sent.NOT_FOUND
+    return Sent.UNREACHABLE
