@@ -147,7 +147,7 @@ class Dispatcher:
         return await self._gateway.start(argument)
 
     async def _not_started_yet(self, intent: Intent) -> bool:
-        """Say whether a message that found no workflow may still find one: its attempt is the row's and has not ended."""
+        """Say whether a message that found no workflow may still find one: its attempt lives."""
         async with self._database.begin() as connection:
             return await tasks.is_live(connection, intent.task_id, intent.attempt)
 

@@ -5,7 +5,6 @@ A field that is added later has a default: histories written before it must stil
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
 from pydantic import BaseModel, Field, JsonValue
 
@@ -85,13 +84,6 @@ class Answer(BaseModel):
         return self.verdict in (Verdict.APPLIED, Verdict.REPEAT)
 
 
-class LedgerNote(BaseModel):
-    """What happened to an external resource: `created` or `released`, by its tag."""
-
-    tag: str
-    state: str
-
-
 class Conclusion(Flush):
     """The last flush of an attempt: what it held is released in the transaction that ends it.
 
@@ -156,10 +148,10 @@ class Reservation(BaseModel):
     """Reserve a workspace (and its slot), write its ledger intent, delegate the task: one transaction."""
 
     flush: Flush
+    workspace_id: WorkspaceId
     visit: int
     provider: str
     node_id: NodeId | None = None
-    task_name: str = ""
 
 
 class ReservationAnswer(BaseModel):
@@ -265,17 +257,16 @@ class RunnerState(BaseModel):
     ready: CallbackSignal | None = None
     failed: CallbackSignal | None = None
     finished: dict[int, CallbackSignal] = Field(default_factory=dict)
+    running_since: datetime | None = None
 
     turn: int = 1
     message: str | None = None
     followups: list[str] = Field(default_factory=list)
-    closed: bool = False
+    ended_by: str | None = None
 
-    exit: AgentExit | None = None
     result: JsonValue = None
     error: TaskError | None = None
     outcome: TaskStatus | None = None
-    cancel: bool = False
     superseded: bool = False
     cleanup_pending: bool = False
 
@@ -290,7 +281,6 @@ class RunnerInput(BaseModel):
     name: str = "task"
     run_id: RunId | None = None
     policy: Policy = Policy()
-    state: RunnerState | None = None
 
 
 class RunnerResult(BaseModel):
@@ -298,8 +288,3 @@ class RunnerResult(BaseModel):
 
     status: TaskStatus
     result: JsonValue = None
-
-
-def details_of(signal: CallbackSignal) -> dict[str, Any]:
-    """Return a callback's own facts for the log."""
-    return {"status": signal.status, **({"details": signal.details} if signal.details else {})}

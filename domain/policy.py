@@ -29,7 +29,6 @@ class Budgets(BaseModel):
     running_soft: Span = 4 * HOUR
     running: Span = 8 * HOUR
     running_absolute: Span = 24 * HOUR
-    idle: Span | None = None
     awaiting_followup: Span = 24 * HOUR
     cleanup: Span = 10 * MINUTE
 

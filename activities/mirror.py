@@ -1,0 +1,34 @@
+"""The mirror's adapter: each call is one statement, and that statement one transaction."""
+
+from temporalio import activity
+
+from activities.dispatch import Dispatcher
+from domain.messages import Answer, Conclusion, Flush
+from store import mirror
+from store.engine import Database
+from workflows.ports import MirrorActivities
+
+
+class Mirror(MirrorActivities):
+    """Writes events and rows in PostgreSQL."""
+
+    def __init__(self, database: Database, dispatcher: Dispatcher) -> None:
+        self._database = database
+        self._dispatcher = dispatcher
+
+    @activity.defn
+    async def flush(self, flush: Flush) -> Answer:
+        """Append events and bring the row up to date."""
+        async with self._database.autocommit() as connection:
+            return Answer.model_validate(await mirror.flush(connection, flush))
+
+    @activity.defn
+    async def conclude(self, conclusion: Conclusion) -> Answer:
+        """Write the end; those who were granted a slot by it hear so at once."""
+        async with self._database.autocommit() as connection:
+            answer = await mirror.conclude(
+                connection, conclusion, destroyed=conclusion.destroyed, next_attempt_at=conclusion.next_attempt_at
+            )
+        if answer["granted"]:
+            self._dispatcher.poke()
+        return Answer.model_validate(answer)

@@ -1,0 +1,65 @@
+"""Placement's adapter: where an attempt works."""
+
+from temporalio import activity
+
+from activities.dispatch import Dispatcher
+from domain.messages import (
+    Answer,
+    NodeChoice,
+    NodeQuery,
+    NodeWait,
+    NodeWaitAnswer,
+    Reservation,
+    ReservationAnswer,
+    SlotWait,
+    SlotWaitAnswer,
+)
+from store import mirror, placement
+from store.engine import Database
+from workflows.ports import PlacementActivities
+
+
+class Placement(PlacementActivities):
+    """Chooses nodes and reserves slots in PostgreSQL."""
+
+    def __init__(self, database: Database, dispatcher: Dispatcher) -> None:
+        self._database = database
+        self._dispatcher = dispatcher
+
+    @activity.defn
+    async def select_node(self, query: NodeQuery) -> NodeChoice:
+        """Choose a node with a free slot."""
+        async with self._database.autocommit() as connection:
+            return await placement.select_node(connection, query)
+
+    @activity.defn
+    async def wait_for_slot(self, wait: SlotWait) -> SlotWaitAnswer:
+        """Enter the queue of waiters."""
+        async with self._database.autocommit() as connection:
+            answer = await mirror.wait_for_slot(
+                connection, wait.flush, priority=wait.query.priority, labels=wait.query.labels
+            )
+        self._dispatcher.poke()
+        return SlotWaitAnswer(answer=Answer.model_validate(answer), granted=answer.get("granted"))
+
+    @activity.defn
+    async def wait_for_node(self, wait: NodeWait) -> NodeWaitAnswer:
+        """Enter the wait for a node; its report signals whoever is in the queue for it."""
+        async with self._database.begin() as connection:
+            answer = await mirror.flush(connection, wait.flush)
+            reported_in = await placement.await_node(connection, wait.flush, wait.node_id)
+        return NodeWaitAnswer(answer=Answer.model_validate(answer), reported_in=reported_in)
+
+    @activity.defn
+    async def reserve_workspace(self, reservation: Reservation) -> ReservationAnswer:
+        """Reserve slot and workspace."""
+        async with self._database.autocommit() as connection:
+            answer = await mirror.reserve(
+                connection,
+                reservation.flush,
+                workspace=reservation.workspace_id,
+                visit=reservation.visit,
+                provider=reservation.provider,
+                node=reservation.node_id,
+            )
+        return ReservationAnswer(answer=Answer.model_validate(answer), workspace_id=answer["workspace_id"])

@@ -1,0 +1,54 @@
+"""Placement: which node has a free slot, and who waits for one."""
+
+from sqlalchemy import case, func, literal, or_, select
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.lifecycle import NodeStatus
+from domain.messages import Flush, NodeChoice, NodeQuery
+from domain.names import NodeId
+from store.models import Node, Task, Waiter
+
+WORKING = (NodeStatus.READY.value, NodeStatus.WARM.value)
+
+
+async def select_node(connection: AsyncConnection, query: NodeQuery) -> NodeChoice:
+    """Choose: preferred, else warm, else least loaded, else one that is coming up; among those with a free slot."""
+    working = Node.status.in_(WORKING)
+    rank = case(
+        (Node.id == (query.preferred or ""), 0),
+        (Node.status == NodeStatus.WARM.value, 1),
+        (working, 2),
+        else_=3,
+    )
+    statement = (
+        select(Node.id, working.label("reported_in"), rank.label("rank"))
+        .where(
+            or_(working, Node.status == NodeStatus.PROVISIONING.value),
+            Node.used < Node.slots,
+            Node.labels.contains(query.labels),
+        )
+        .order_by(case((working, 0), else_=1), rank, Node.used * 1.0 / func.greatest(Node.slots, 1), Node.id)
+        .limit(1)
+    )
+    row = (await connection.execute(statement)).one_or_none()
+    if row is None:
+        return NodeChoice(reason="no matching node has a free slot")
+    reason = ("preferred", "warm", "least loaded", "coming up")[row.rank]
+    return NodeChoice(node_id=row.id, reported_in=row.reported_in, reason=reason)
+
+
+async def await_node(connection: AsyncConnection, flush: Flush, node_id: NodeId) -> bool:
+    """Enter the wait for a node's report; returns whether it has reported in already.
+
+    The node's row is locked, so that its report either sees this waiter or was committed before.
+    """
+    status = (await connection.execute(select(Node.status).where(Node.id == node_id).with_for_update())).scalar()
+    if status in WORKING:
+        return True
+    columns = [Waiter.task_id, Waiter.attempt, Waiter.project, Waiter.priority, Waiter.labels, Waiter.granted]
+    source = select(Task.id, Task.attempt, Task.project, Task.priority, Task.labels, literal(node_id)).where(
+        Task.id == flush.task_id, Task.attempt == flush.attempt
+    )
+    await connection.execute(upsert(Waiter).from_select(columns, source).on_conflict_do_nothing())
+    return False

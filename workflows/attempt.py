@@ -1,0 +1,426 @@
+"""One attempt from the inside: its state, its unwritten events, and the few ways in which a step may act."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel
+from temporalio import workflow
+from temporalio.common import Priority, SearchAttributeKey
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
+from temporalio.exceptions import TimeoutError as ActivityTimeout
+
+from domain.errors import GUIDANCE, Category, TaskError
+from domain.events import EventSource, EventType, NewEvent, changes
+from domain.lifecycle import Step, StepOutcome, advance
+from domain.messages import (
+    Answer,
+    CallbackSignal,
+    Flush,
+    RunnerInput,
+    RunnerState,
+    Verdict,
+    WorkspaceOrder,
+)
+from domain.names import CallbackKind, NodeId, SearchAttribute, WorkspaceId, node_queue
+from domain.policy import Policy
+from domain.spec import Provider, TaskSpec
+from workflows.policies import MIRROR_RETRY, MIRROR_TRY, NODE_RETRY, NODE_TRY
+from workflows.ports import MirrorActivities
+
+Reply = TypeVar("Reply", bound=BaseModel)
+Request = TypeVar("Request", bound=BaseModel)
+
+TASK_STATUS: Final = SearchAttributeKey.for_keyword(SearchAttribute.TASK_STATUS)
+TASK_STEP: Final = SearchAttributeKey.for_keyword(SearchAttribute.TASK_STEP)
+
+# A version orders flushes by (continue-as-new base, history length, ordinal within the task): see Attempt.version.
+ORDINAL_BITS: Final = 12
+HISTORY_BITS: Final = 24
+
+
+class StepFailed(Exception):  # noqa: N818 - a fact about the step
+    """The step cannot go on; the attempt ends with this error."""
+
+    def __init__(self, error: TaskError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class CancelIntent(Exception):  # noqa: N818 - a fact
+    """The mirror says that somebody wants this task cancelled."""
+
+
+class Fenced(Exception):  # noqa: N818 - a fact
+    """The mirror says that this attempt may not write any more."""
+
+
+class Attempt:
+    """What a step's handler gets: read `spec`, `state` and `budgets`; act through the methods."""
+
+    def __init__(self, argument: RunnerInput, state: RunnerState) -> None:
+        self.argument = argument
+        self.state = state
+        self.budgets = argument.policy.budgets.overridden(argument.spec.timeouts)
+        self.supervision: workflow.ActivityHandle[Any] | None = None
+        self._pending: list[NewEvent] = []
+        self._closed: set[tuple[Step, int]] = set()
+        self._ordinal = 0
+        self._ordinal_at = 0
+        self._provisional = False
+
+    @property
+    def spec(self) -> TaskSpec:
+        """The task's body."""
+        return self.argument.spec
+
+    @property
+    def policy(self) -> Policy:
+        """The numbers that this attempt was started with."""
+        return self.argument.policy
+
+    @property
+    def external(self) -> bool:
+        """Whether the workspace belongs to somebody else, who only calls back."""
+        return self.spec.provider is Provider.EXTERNAL
+
+    @property
+    def visit(self) -> int:
+        """The current visit of the current step, counted from 1."""
+        return self.state.visits.get(self.state.step, 1)
+
+    @property
+    def node(self) -> NodeId:
+        """The node of this attempt's workspace."""
+        if self.state.node_id is None:
+            raise StepFailed(self.error("no_node", Category.INTERNAL, "No node was chosen before it was needed."))
+        return self.state.node_id
+
+    @property
+    def workspace(self) -> WorkspaceId:
+        """The workspace of this attempt."""
+        if self.state.workspace_id is None:
+            raise StepFailed(self.error("no_workspace", Category.INTERNAL, "No workspace was reserved."))
+        return self.state.workspace_id
+
+    def order(self) -> WorkspaceOrder:
+        """Return what a node needs to know of the workspace."""
+        return WorkspaceOrder(
+            task_id=self.argument.task_id,
+            attempt=self.argument.attempt,
+            workspace_id=self.workspace,
+            name=self.argument.name,
+            spec=self.spec,
+            callback_url=self.policy.callback_url,
+            lease_seconds=self.policy.supervision.lease.total_seconds(),
+            log_limit=self.policy.limits.log_per_attempt,
+            result_limit=self.policy.limits.result,
+        )
+
+    # --- events -------------------------------------------------------------------------------------------------
+
+    def emit(
+        self,
+        kind: EventType,
+        *,
+        mark: str = "",
+        source: EventSource = EventSource.WORKFLOW,
+        attempt: int | None = None,
+        **data: Any,
+    ) -> None:
+        """Note an event; the next flush writes it. `mark` tells apart events of one type in one visit."""
+        number = self.argument.attempt if attempt is None else attempt
+        event = NewEvent(
+            key=self._key(kind, mark=mark, attempt=number),
+            type=kind,
+            ts=workflow.now(),
+            attempt=number,
+            source=source,
+            step=self.state.step,
+            data={name: value for name, value in data.items() if value is not None},
+        )
+        self._pending.append(event)
+
+    def _key(self, kind: EventType, *, mark: str = "", attempt: int | None = None) -> str:
+        """Return what makes an event one and the same in a redo: `{attempt}:{type}:{step}:{visit}`."""
+        parts = (attempt or self.argument.attempt, kind, self.state.step, self.visit, mark)
+        return ":".join(str(part) for part in parts if part != "")
+
+    def trace(self, fn: str, data: dict[str, Any]) -> None:
+        """Note a `debug.trace` event."""
+        self.state.trace += 1
+        self.emit(EventType.DEBUG_TRACE, mark=str(self.state.trace), fn=fn, data=data)
+
+    def enter(self, step: Step) -> None:
+        """Begin a visit of a step."""
+        self.state.step = step
+        if (step, self.state.visits.get(step, 0)) in self._closed or step not in self.state.visits:
+            self.state.visits[step] = self.state.visits.get(step, 0) + 1
+            self.emit(EventType.STEP_STARTED, visit=self.visit)
+
+    def leave(self, outcome: StepOutcome, **data: Any) -> None:
+        """End the current visit; ending it twice changes nothing."""
+        visit = (self.state.step, self.visit)
+        if visit in self._closed:
+            return
+        self._closed.add(visit)
+        if outcome is StepOutcome.SKIPPED:
+            begun = self._key(EventType.STEP_STARTED)
+            self._pending = [event for event in self._pending if event.key != begun]
+            self.emit(EventType.STEP_SKIPPED, **data)
+        elif outcome is StepOutcome.FAILED:
+            self.emit(EventType.STEP_FAILED, **data)
+        else:
+            self.emit(EventType.STEP_FINISHED, outcome=outcome, **data)
+
+    def into_next(self) -> None:
+        """End this step and begin the next, in the flush that does this step's own work."""
+        following = advance(self.state.step, StepOutcome.DONE)
+        self.leave(StepOutcome.DONE)
+        if following is not None:
+            self.enter(following)
+
+    @contextmanager
+    def provisionally(self) -> Iterator[None]:
+        """Take back all that was noted in this block, unless a flush has written it."""
+        before = (list(self._pending), set(self._closed), dict(self.state.visits), self.state.step)
+        self._provisional = True
+        try:
+            yield
+        finally:
+            if self._provisional:
+                self._pending, self._closed, self.state.visits, self.state.step = before
+                self._provisional = False
+
+    def skip(self, reason: str) -> StepOutcome:
+        """End a step that has nothing to do."""
+        self.leave(StepOutcome.SKIPPED, reason=reason)
+        return StepOutcome.SKIPPED
+
+    def error(
+        self, code: str, category: Category, message: str, *, retryable: bool = False, **context: Any
+    ) -> TaskError:
+        """Return an error of the current step, with guidance and context."""
+        return TaskError(
+            code=code,
+            category=category,
+            message=message,
+            step=self.state.step,
+            retryable=retryable,
+            guidance=GUIDANCE[category],
+            context=self._context(context),
+        )
+
+    def _context(self, more: dict[str, Any]) -> dict[str, Any]:
+        known = {
+            "attempt": self.argument.attempt,
+            "node_id": self.state.node_id,
+            "workspace_id": self.state.workspace_id,
+        }
+        return {name: value for name, value in (known | more).items() if value is not None}
+
+    def _written(self) -> None:
+        """Note that the unwritten events are in the log; a changed status is shown to operators."""
+        status = self.state.status
+        for event in self._pending:
+            status = changes(event).get("status", status)
+        self._pending.clear()
+        self._provisional = False
+        if status is not self.state.status:
+            self.state.status = status
+            step = self.state.step
+            workflow.upsert_search_attributes([TASK_STATUS.value_set(status), TASK_STEP.value_set(step)])
+
+    # --- the mirror ---------------------------------------------------------------------------------------------
+
+    def batch(self) -> Flush:
+        """Return the unwritten events as a flush; they stay unwritten until an answer was obeyed."""
+        return Flush(
+            task_id=self.argument.task_id,
+            attempt=self.argument.attempt,
+            version=self.version(),
+            events=list(self._pending),
+        )
+
+    def version(self) -> int:
+        """Return this flush's place in the order of all flushes of the attempt.
+
+        A local activity whose workflow task failed is redone with other content under a longer history: the redo
+        is newer and wins. A replay has the same history length and ordinal: it is a repeat. A plain counter in
+        workflow state would give the redo the number of the flush that it must supersede.
+        """
+        length = workflow.info().get_current_history_length()
+        self._ordinal = self._ordinal + 1 if length == self._ordinal_at else 1
+        self._ordinal_at = length
+        return (self.state.flush_base << HISTORY_BITS | length) << ORDINAL_BITS | self._ordinal
+
+    async def flush(self) -> Answer:
+        """Write what is unwritten, and obey the answer."""
+        return self.obey(await self.mirror(MirrorActivities.flush, self.batch(), "write the mirror"))
+
+    async def mirror(self, method: Callable[[Any, Request], Awaitable[Reply]], request: Request, summary: str) -> Reply:
+        """Call an activity of the mirror or of placement, for as long as the database is away.
+
+        Raises StepFailed when the adapter says that trying again is useless.
+        """
+        try:
+            reply: Reply = await workflow.execute_local_activity_method(
+                method, request, start_to_close_timeout=MIRROR_TRY, retry_policy=MIRROR_RETRY, summary=summary
+            )
+        except ActivityError as failure:
+            raise self.failed(failure) from failure
+        return reply
+
+    def obey(self, answer: Answer) -> Answer:
+        """Take over what the mirror says. Raises Fenced or CancelIntent."""
+        if answer.live:
+            self._written()
+        if answer.verdict is Verdict.SUPERSEDED:
+            self.state.superseded = True
+            raise Fenced(answer.verdict)
+        if answer.verdict is Verdict.ENDED:
+            self.state.outcome = answer.status
+            raise Fenced(answer.verdict)
+        for signal in answer.inbox:
+            self.receive(signal)
+        if answer.cancel and self.state.step is not Step.CLEANUP:
+            raise CancelIntent
+        return answer
+
+    # --- what arrives -------------------------------------------------------------------------------------------
+
+    def receive(self, signal: CallbackSignal) -> None:
+        """Take a callback, from a signal or from the inbox: first of its kind and turn wins, others change nothing."""
+        state = self.state
+        if signal.workspace_id is not None and signal.workspace_id != (state.workspace_id or signal.workspace_id):
+            return
+        match signal.kind:
+            case CallbackKind.CLAIMED:
+                state.claimed = True
+            case CallbackKind.READY:
+                state.claimed = True
+                state.ready = state.ready or signal
+            case CallbackKind.FAILED:
+                state.failed = state.failed or signal
+            case CallbackKind.FINISHED:
+                state.claimed = True
+                state.ready = state.ready or CallbackSignal(kind=CallbackKind.READY, details={"implied_by": "finished"})
+                state.finished.setdefault(signal.turn, signal)
+            case None:
+                pass
+
+    def check_failed(self) -> None:
+        """Raise StepFailed if the workspace has said that it failed."""
+        if self.state.failed is None:
+            return
+        told = self.state.failed.error
+        category = told.category if told else Category.WORKSPACE
+        self.emit(
+            EventType.WORKSPACE_FAILED,
+            source=EventSource.WORKSPACE,
+            code=told.code if told else "workspace_failed",
+            message=told.message if told else "",
+        )
+        raise StepFailed(
+            self.error(
+                told.code if told else "workspace_failed",
+                category,
+                told.message if told else "The workspace said that it failed.",
+                retryable=category is Category.WORKSPACE,
+            )
+        )
+
+    async def wait(self, until: Callable[[], bool], *, within: timedelta) -> bool:
+        """Wait for a fact, pushed by a signal; one timer, no polling. Returns False when the time is up.
+
+        Raises StepFailed when the workspace failed meanwhile.
+        """
+        workflow.set_current_details(f"**{self.state.step}**: waits until {workflow.now() + within:%Y-%m-%d %H:%M:%S}Z")
+        try:
+            await workflow.wait_condition(
+                lambda: until() or self.state.failed is not None,
+                timeout=within,
+                timeout_summary=f"{self.state.step} deadline",
+            )
+        except TimeoutError:
+            return False
+        self.check_failed()
+        return True
+
+    def overdue(self, what: str, within: timedelta, *, category: Category = Category.TIMEOUT) -> StepFailed:
+        """Return the failure of a wait whose deadline has passed."""
+        seconds = f"{within.total_seconds():g}"
+        return StepFailed(
+            self.error(
+                f"{self.state.step}_timeout",
+                category,
+                f"{what} within {seconds} s.",
+                retryable=True,
+                budget_seconds=within.total_seconds(),
+            )
+        )
+
+    # --- effects on a node --------------------------------------------------------------------------------------
+
+    async def on_node(
+        self,
+        method: Callable[[Any, Request], Awaitable[Reply]],
+        request: Request,
+        *,
+        summary: str,
+        within: timedelta,
+    ) -> Reply:
+        """Have an effect on the attempt's node, tried again on a transient error; each new try is an event.
+
+        `within` bounds all tries together. The activity finds what an earlier try has done: its key is the
+        workspace, not the try.
+        """
+        retry, delay = self.policy.step_retry, self.policy.step_retry.first_delay
+        deadline = workflow.now() + within
+        for number in range(1, retry.tries + 1):
+            left = max(deadline - workflow.now(), timedelta(seconds=1))
+            try:
+                reply: Reply = await workflow.execute_activity_method(
+                    method,
+                    request,
+                    task_queue=node_queue(self.node),
+                    schedule_to_close_timeout=left,
+                    start_to_close_timeout=min(NODE_TRY, left),
+                    retry_policy=NODE_RETRY,
+                    summary=summary,
+                    priority=Priority(priority_key=self.spec.priority),
+                )
+            except ActivityError as failure:
+                failed = self.failed(failure)
+                failed.error.context["try"] = number
+                if not failed.error.retryable or number == retry.tries or workflow.now() + delay >= deadline:
+                    raise failed from failure
+                self.emit(
+                    EventType.STEP_RETRYING,
+                    mark=str(number),
+                    error=failed.error.model_dump(mode="json"),
+                    next_try_in_seconds=delay.total_seconds(),
+                )
+                await self.flush()
+                await workflow.sleep(delay, summary=f"try {number + 1} of {retry.tries}")
+                delay = min(delay * 2, retry.longest_delay)
+            else:
+                return reply
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def failed(self, failure: ActivityError) -> StepFailed:
+        """Classify a failed activity: what the adapter said wins; silence of the node is a lost runtime."""
+        cause = failure.cause
+        if isinstance(cause, CancelledError):
+            raise failure
+        if isinstance(cause, ApplicationError) and cause.details and isinstance(cause.details[0], dict):
+            error = TaskError.model_validate(cause.details[0])
+            return StepFailed(
+                error.model_copy(update={"step": self.state.step, "context": self._context(error.context)})
+            )
+        if isinstance(cause, ActivityTimeout):
+            message = f"Node {self.state.node_id} did not answer in time."
+            return StepFailed(self.error("node_unreachable", Category.RUNTIME_LOST, message, retryable=True))
+        text = str(cause or failure)
+        return StepFailed(self.error("unexpected", Category.INTERNAL, text, retryable=True))

@@ -1,0 +1,76 @@
+"""How an attempt ends: its last events, and whether another attempt follows."""
+
+import contextlib
+from datetime import datetime, timedelta
+from typing import Any
+
+from temporalio import workflow
+
+from domain.errors import Category, TaskError
+from domain.events import EVENT_OF_OUTCOME, EventType
+from domain.lifecycle import TaskStatus
+from domain.messages import Conclusion
+from workflows.attempt import Attempt, Fenced
+from workflows.ports import MirrorActivities
+
+
+def will_retry(attempt: Attempt) -> bool:
+    """Return whether a failed attempt is followed by another: a try is left, and trying again can help."""
+    state, retry = attempt.state, attempt.spec.retry
+    return (
+        state.outcome is TaskStatus.FAILED
+        and state.error is not None
+        and state.error.retryable
+        and state.error.category in retry.on
+        and attempt.argument.attempt < retry.max_attempts
+    )
+
+
+async def conclude(attempt: Attempt) -> None:
+    """Write the end, release what the ledger says is held, and store the next attempt's start: one transaction."""
+    next_at = _emit_end(attempt)
+    answer = await attempt.mirror(
+        MirrorActivities.conclude,
+        Conclusion(
+            **attempt.batch().model_dump(),
+            destroyed=not attempt.state.cleanup_pending,
+            next_attempt_at=next_at,
+        ),
+        "write the end",
+    )
+    # The row ended before us, or belongs to a later attempt: `obey` has taken over what it says.
+    with contextlib.suppress(Fenced):
+        attempt.obey(answer)
+
+
+def _emit_end(attempt: Attempt) -> datetime | None:
+    """Note the terminal events; returns when the next attempt may start, or None."""
+    state, number = attempt.state, attempt.argument.attempt
+    error = state.error.model_dump(mode="json") if state.error else None
+    cleanup: dict[str, Any] = {"cleanup": "pending"} if state.cleanup_pending else {}
+    duration = (workflow.now() - workflow.info().workflow_start_time).total_seconds()
+    attempt.emit(EventType.ATTEMPT_CLEANED, **cleanup)
+    if will_retry(attempt):
+        jitter = 0.5 + workflow.random().random()
+        delay: timedelta = attempt.spec.retry.backoff * 2.0 ** (number - 1) * jitter
+        next_at = workflow.now() + delay
+        attempt.emit(EventType.ATTEMPT_FAILED, error=error, duration_seconds=duration, **cleanup)
+        attempt.emit(EventType.TASK_QUEUED, attempt=number + 1, reason="retry", not_before=next_at.isoformat())
+        return next_at
+    if state.outcome is TaskStatus.FAILED and state.error and state.error.retryable and number > 1:
+        attempt.emit(EventType.TASK_RETRIES_EXHAUSTED, attempts=number)
+    outcome = state.outcome or TaskStatus.FAILED
+    attempt.emit(
+        EVENT_OF_OUTCOME[outcome],
+        outcome=outcome,
+        result=state.result if outcome is TaskStatus.COMPLETED else None,
+        error=error,
+        duration_seconds=duration,
+        **cleanup,
+    )
+    return None
+
+
+def cancelled(attempt: Attempt) -> TaskError:
+    """Return the error of an attempt that somebody cancelled."""
+    return attempt.error("cancelled", Category.CANCELLED, "The task was cancelled.")

@@ -1,0 +1,119 @@
+"""Until the command or agent ends: its exit code, its result, and caps on how long it may take."""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError
+
+from domain.errors import Category
+from domain.events import EventSource, EventType
+from domain.lifecycle import StepOutcome, TaskStatus
+from domain.messages import AgentExit
+from domain.names import supervise_queue
+from workflows.attempt import Attempt, StepFailed
+from workflows.policies import SUPERVISE_HEARTBEAT, SUPERVISE_RETRY
+from workflows.ports import NodeActivities
+from workflows.steps.agent_session import agent_order
+
+SOFT, HARD, ABSOLUTE = "soft", "hard", "absolute"
+AT_ONCE: Final = timedelta(milliseconds=1)
+
+
+async def running(attempt: Attempt) -> StepOutcome:
+    """The workspace's `finished` ends it; so does the node's own look at the process, whichever comes first."""
+    state = attempt.state
+    if state.status is not TaskStatus.IN_PROGRESS:
+        attempt.emit(EventType.TASK_STARTED, turn=state.turn)
+    state.running_since = state.running_since or workflow.now()
+    if state.turn not in state.finished:
+        await attempt.flush()
+        if not attempt.external:
+            _supervise(attempt)
+        await _until_over(attempt)
+    ended = await _exit(attempt)
+    attempt.emit(
+        EventType.AGENT_FINISHED,
+        source=EventSource.WORKSPACE,
+        turn=state.turn,
+        exit_code=ended.exit_code,
+        error=ended.error.model_dump(mode="json") if ended.error else None,
+    )
+    state.result = ended.result
+    _check(attempt, ended)
+    return StepOutcome.DONE
+
+
+def _supervise(attempt: Attempt) -> None:
+    """Have the node look after the process, on the queue for long work; it outlives restarts of the node worker."""
+    attempt.supervision = workflow.start_activity_method(
+        NodeActivities.supervise_agent,
+        agent_order(attempt),
+        task_queue=supervise_queue(attempt.node),
+        schedule_to_close_timeout=attempt.budgets.running_absolute + attempt.budgets.cleanup,
+        heartbeat_timeout=SUPERVISE_HEARTBEAT,
+        retry_policy=SUPERVISE_RETRY,
+        summary=f"look after turn {attempt.state.turn}",
+    )
+
+
+def _over(attempt: Attempt) -> bool:
+    looked = attempt.supervision is not None and attempt.supervision.done()
+    return attempt.state.turn in attempt.state.finished or looked
+
+
+async def _until_over(attempt: Attempt) -> None:
+    began, warned = workflow.now(), False
+    while not _over(attempt):
+        cap, at = _next_cap(attempt, began, warned=warned)
+        if await attempt.wait(lambda: _over(attempt), within=max(at - workflow.now(), AT_ONCE)):
+            continue
+        seconds = (workflow.now() - began).total_seconds()
+        if cap != SOFT:
+            message = f"The command was still running after {seconds:g} s, its {cap} cap."
+            raise StepFailed(attempt.error(f"cap_{cap}", Category.TIMEOUT, message, cap=cap))
+        warned = True
+        attempt.emit(EventType.TASK_CAP_WARNING, cap=cap, running_seconds=seconds)
+        await attempt.flush()
+
+
+def _next_cap(attempt: Attempt, began: datetime, *, warned: bool) -> tuple[str, datetime]:
+    budgets, since = attempt.budgets, attempt.state.running_since or began
+    caps = [(HARD, began + budgets.running), (ABSOLUTE, since + budgets.running_absolute)]
+    if not warned:
+        caps.append((SOFT, began + budgets.running_soft))
+    return min(caps, key=lambda cap: cap[1])
+
+
+async def _exit(attempt: Attempt) -> AgentExit:
+    """Return how the turn ended: what the workspace said wins over what the node saw."""
+    told = attempt.state.finished.get(attempt.state.turn)
+    if told is not None:
+        return AgentExit(turn=told.turn, exit_code=told.exit_code, result=told.result, error=told.error)
+    if attempt.supervision is None:
+        raise StepFailed(attempt.error("no_exit", Category.INTERNAL, "The turn ended and nobody saw how."))
+    try:
+        seen: AgentExit = await attempt.supervision
+    except ActivityError as failure:
+        raise attempt.failed(failure) from failure
+    return seen
+
+
+def _check(attempt: Attempt, ended: AgentExit) -> None:
+    """Raise StepFailed unless the turn ended well."""
+    if ended.lost:
+        message = "The process is gone and left no exit code."
+        raise StepFailed(attempt.error("runtime_lost", Category.RUNTIME_LOST, message, retryable=True))
+    if ended.error is not None:
+        error = attempt.error(
+            ended.error.code,
+            ended.error.category,
+            ended.error.message,
+            retryable=ended.error.retryable,
+            **ended.error.context,
+            exit_code=ended.exit_code,
+        )
+        raise StepFailed(error.model_copy(update={"guidance": ended.error.guidance or error.guidance}))
+    if ended.exit_code:
+        message = f"The command exited with {ended.exit_code}."
+        raise StepFailed(attempt.error("nonzero_exit", Category.AGENT, message, exit_code=ended.exit_code))

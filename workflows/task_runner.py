@@ -1,0 +1,194 @@
+"""The TaskRunner: one attempt of one task, as its own durable state machine."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from temporalio import workflow
+from temporalio.exceptions import ApplicationError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from domain.errors import Category
+    from domain.events import EventType
+    from domain.lifecycle import Step, StepOutcome, TaskStatus, advance
+    from domain.messages import (
+        CallbackSignal,
+        Followup,
+        NodeReady,
+        RunnerInput,
+        RunnerResult,
+        RunnerState,
+        SlotGranted,
+    )
+    from domain.names import TASK_RUNNER, CallbackKind, SignalName, UpdateName
+    from workflows.attempt import Attempt, CancelIntent, Fenced, StepFailed
+    from workflows.conclusion import cancelled, conclude, will_retry
+    from workflows.steps.agent_session import agent_session
+    from workflows.steps.attachment_transfer import attachment_transfer
+    from workflows.steps.awaiting_followup import awaiting_followup
+    from workflows.steps.cleanup import cleanup
+    from workflows.steps.node_agent_ready import node_agent_ready
+    from workflows.steps.node_provisioning import node_provisioning
+    from workflows.steps.node_selection import node_selection
+    from workflows.steps.running import running
+    from workflows.steps.waiting_for_node_capacity import waiting_for_node_capacity
+    from workflows.steps.workspace_creation import workspace_creation
+    from workflows.steps.workspace_dispatch import workspace_dispatch
+    from workflows.steps.workspace_ready import workspace_ready
+
+Handler = Callable[[Attempt], Awaitable[StepOutcome]]
+
+HANDLERS: Final[Mapping[Step, Handler]] = {
+    Step.NODE_SELECTION: node_selection,
+    Step.WAITING_FOR_NODE_CAPACITY: waiting_for_node_capacity,
+    Step.NODE_PROVISIONING: node_provisioning,
+    Step.NODE_AGENT_READY: node_agent_ready,
+    Step.WORKSPACE_CREATION: workspace_creation,
+    Step.WORKSPACE_DISPATCH: workspace_dispatch,
+    Step.WORKSPACE_READY: workspace_ready,
+    Step.ATTACHMENT_TRANSFER: attachment_transfer,
+    Step.AGENT_SESSION: agent_session,
+    Step.RUNNING: running,
+    Step.AWAITING_FOLLOWUP: awaiting_followup,
+    Step.CLEANUP: cleanup,
+}
+
+
+@workflow.defn(name=TASK_RUNNER)
+class TaskRunner:
+    """Walks the table of steps, obeys the mirror, and releases what it held on every way out."""
+
+    @workflow.init
+    def __init__(self, argument: RunnerInput) -> None:
+        self.state = RunnerState()
+        self.attempt = Attempt(argument, self.state)
+
+    @workflow.run
+    async def run(self, argument: RunnerInput) -> RunnerResult:  # noqa: ARG002 - `__init__` has it
+        """Return a completed attempt's result.
+
+        Raises ApplicationError, typed by its category, for a failed one, and CancelledError for a cancelled one.
+        """
+        self.attempt.emit(EventType.ATTEMPT_STARTED, workflow_id=workflow.info().workflow_id)
+        step: Step | None = self.state.step
+        while step is not None and step is not Step.CLEANUP:
+            step = await self._dispatch(step)
+        await self._shielded(self._end())
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        return self._result()
+
+    async def _dispatch(self, step: Step) -> Step | None:
+        """Visit a step; whatever happens in it is one of the table's outcomes."""
+        self.attempt.enter(step)
+        try:
+            outcome = await HANDLERS[step](self.attempt)
+            if self.state.step is step:  # a step may have gone into the next one within its own flush
+                self.attempt.leave(outcome)
+        except StepFailed as failure:
+            outcome = StepOutcome.FAILED
+            self.state.outcome, self.state.error = TaskStatus.FAILED, failure.error
+            self.attempt.leave(outcome, error=failure.error.model_dump(mode="json"))
+        except Fenced:
+            outcome = StepOutcome.CANCELLED
+        except CancelIntent:
+            outcome = self._cancelled()
+        except BaseException as failure:
+            # From the Temporal UI's button, or ours: both reach the workflow as asyncio's own cancellation.
+            if not is_cancelled_exception(failure):
+                raise
+            outcome = self._cancelled()
+        return advance(step, outcome)
+
+    def _cancelled(self) -> StepOutcome:
+        self.state.outcome, self.state.error = TaskStatus.CANCELLED, cancelled(self.attempt)
+        self.attempt.leave(StepOutcome.CANCELLED)
+        return StepOutcome.CANCELLED
+
+    async def _end(self) -> None:
+        """Clean up, then write the last flush: every way out leads through here."""
+        if self.state.outcome is None and not self.state.superseded:
+            self.state.outcome = TaskStatus.COMPLETED
+        self.attempt.enter(Step.CLEANUP)
+        self.attempt.leave(await cleanup(self.attempt))
+        await conclude(self.attempt)
+
+    async def _shielded(self, end: Awaitable[None]) -> None:
+        """Finish the end whatever arrives. A cancel that comes now still prevents another attempt, no more."""
+        task = asyncio.ensure_future(end)
+        while not task.done():
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError:
+                if will_retry(self.attempt) and not task.done():
+                    self.state.outcome, self.state.error = TaskStatus.CANCELLED, cancelled(self.attempt)
+        task.result()
+
+    def _result(self) -> RunnerResult:
+        state = self.state
+        workflow.set_current_details(f"**{state.outcome or 'superseded'}**")
+        if state.outcome is TaskStatus.COMPLETED:
+            return RunnerResult(status=state.outcome, result=state.result)
+        if state.outcome is TaskStatus.CANCELLED and workflow.cancellation_reason() is not None:
+            raise asyncio.CancelledError
+        category = state.error.category if state.error else Category.CANCELLED
+        message = state.error.message if state.error else "A later attempt has taken over."
+        details = [state.error.model_dump(mode="json")] if state.error else []
+        raise ApplicationError(message, *details, type=str(category), non_retryable=True)
+
+    # --- facts, as signals --------------------------------------------------------------------------------------
+
+    @workflow.signal(name=SignalName.WORKSPACE_CLAIMED)
+    def workspace_claimed(self, signal: CallbackSignal) -> None:
+        """Somebody fetched the callback token of an external workspace."""
+        self.attempt.receive(signal.model_copy(update={"kind": CallbackKind.CLAIMED}))
+
+    @workflow.signal(name=SignalName.WORKSPACE_READY)
+    def workspace_ready(self, signal: CallbackSignal) -> None:
+        """The workspace is ready."""
+        self.attempt.receive(signal.model_copy(update={"kind": CallbackKind.READY}))
+
+    @workflow.signal(name=SignalName.WORKSPACE_FAILED)
+    def workspace_failed(self, signal: CallbackSignal) -> None:
+        """The workspace cannot go on."""
+        self.attempt.receive(signal.model_copy(update={"kind": CallbackKind.FAILED}))
+
+    @workflow.signal(name=SignalName.WORKSPACE_FINISHED)
+    def workspace_finished(self, signal: CallbackSignal) -> None:
+        """The command or agent of a turn ended."""
+        self.attempt.receive(signal.model_copy(update={"kind": CallbackKind.FINISHED}))
+
+    @workflow.signal(name=SignalName.SLOT_GRANTED)
+    def slot_granted(self, grant: SlotGranted) -> None:
+        """A slot that another attempt released is ours."""
+        self.state.slot_granted = grant.node_id
+
+    @workflow.signal(name=SignalName.NODE_READY)
+    def node_ready(self, report: NodeReady) -> None:
+        """A node reported in."""
+        if report.node_id is not None:
+            self.state.nodes_ready.add(report.node_id)
+
+    # --- commands, as updates -----------------------------------------------------------------------------------
+
+    @workflow.update(name=UpdateName.FOLLOWUP)
+    def followup(self, command: Followup) -> int:
+        """Take the next message; returns the number of its turn."""
+        self.state.followups.append(command.message)
+        return self.state.turn + len(self.state.followups)
+
+    @followup.validator
+    def _followup_is_awaited(self, command: Followup) -> None:
+        if not command.message.strip():
+            raise ApplicationError("The message is empty.", type="input", non_retryable=True)
+        self._conversation_is_open()
+
+    @workflow.update(name=UpdateName.CLOSE)
+    def close(self) -> None:
+        """End the conversation: the task completes."""
+        self.state.ended_by = "close"
+
+    @close.validator
+    def _conversation_is_open(self) -> None:
+        if self.state.step is not Step.AWAITING_FOLLOWUP or self.state.ended_by is not None:
+            message = f"The task does not wait for a follow-up: it is at {self.state.step}."
+            raise ApplicationError(message, type="not_awaiting_followup", non_retryable=True)
