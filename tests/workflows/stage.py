@@ -1,0 +1,249 @@
+"""A stage for TaskRunners: the real control worker on real PostgreSQL and Temporal, and a node that follows a script.
+
+The node implements the port; what it is told to do stands in `script`. Everything else is the product's own.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import insert, select, text
+from temporalio import activity
+from temporalio.client import WorkflowHandle
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+
+from activities.dispatch import Dispatcher
+from activities.failures import FailureInterceptor
+from domain.events import Event, EventSource, EventType, NewEvent, fold
+from domain.ids import new_id
+from domain.lifecycle import NodeStatus, TaskStatus
+from domain.messages import (
+    Acknowledgement,
+    AgentExit,
+    AgentOrder,
+    AgentStarted,
+    AttachmentOrder,
+    CallbackSignal,
+    RunnerInput,
+    WorkspaceFacts,
+    WorkspaceOrder,
+    WorkspaceRef,
+)
+from domain.names import DEFAULT_PROJECT, NodeId, SignalName, TaskId, WorkspaceId, node_queue, supervise_queue
+from domain.policy import Policy
+from domain.spec import TaskSpec
+from store import mirror
+from store.engine import Database
+from store.models import EventRow, Node, Task
+from worker import control_worker
+from workflows.gateway import Gateway, Sent
+from workflows.ports import NodeActivities
+
+PATIENCE = 20.0
+Script = Callable[[Any], Awaitable[Any]]
+
+
+class ScriptedNode(NodeActivities):
+    """A node that does at once what each activity promises, unless `script` names something else for it."""
+
+    def __init__(self, node_id: NodeId) -> None:
+        self.id = node_id
+        self.script: dict[str, Script] = {}
+        self.calls: dict[str, list[Any]] = defaultdict(list)
+        self.workspaces: set[WorkspaceId] = set()
+        self.exits: dict[int, asyncio.Future[AgentExit]] = defaultdict(asyncio.Future)
+
+    async def _play(self, name: str, argument: Any) -> Any:
+        self.calls[name].append(argument)
+        return await self.script[name](argument) if name in self.script else None
+
+    @activity.defn
+    async def create_workspace(self, order: WorkspaceOrder) -> Acknowledgement:
+        answer = await self._play("create_workspace", order)
+        self.workspaces.add(order.workspace_id)
+        return answer or Acknowledgement(workspace_id=order.workspace_id)
+
+    @activity.defn
+    async def inspect_workspace(self, ref: WorkspaceRef) -> WorkspaceFacts:
+        await self._play("inspect_workspace", ref)
+        return WorkspaceFacts(workspace_id=ref.workspace_id, exists=ref.workspace_id in self.workspaces)
+
+    @activity.defn
+    async def transfer_attachment(self, order: AttachmentOrder) -> Acknowledgement:
+        await self._play("transfer_attachment", order)
+        return Acknowledgement(workspace_id=order.workspace_id)
+
+    @activity.defn
+    async def start_agent(self, order: AgentOrder) -> AgentStarted:
+        answer = await self._play("start_agent", order)
+        return answer or AgentStarted(turn=order.turn, pid=4711)
+
+    @activity.defn
+    async def supervise_agent(self, order: AgentOrder) -> AgentExit:
+        answer = await self._play("supervise_agent", order)
+        if answer is not None:
+            return answer  # type: ignore[no-any-return]
+        while not self.exits[order.turn].done():
+            activity.heartbeat()
+            await asyncio.wait([self.exits[order.turn]], timeout=0.2)
+        return self.exits[order.turn].result()
+
+    @activity.defn
+    async def destroy_workspace(self, ref: WorkspaceRef) -> Acknowledgement:
+        await self._play("destroy_workspace", ref)
+        self.workspaces.discard(ref.workspace_id)
+        return Acknowledgement(workspace_id=ref.workspace_id)
+
+
+@dataclass
+class Stage:
+    """The control plane of one test module."""
+
+    environment: WorkflowEnvironment
+    database: Database
+    gateway: Gateway
+    dispatcher: Dispatcher
+    policy: Policy
+    nodes: list[ScriptedNode] = field(default_factory=list)
+
+    async def create(self, **body: Any) -> TaskId:
+        """Write a task's row and first events, as the API does; nothing is started."""
+        body = {"command": ["true"], "retry": {"max_attempts": 1}} | body
+        spec = TaskSpec.model_validate(body)
+        task, now = TaskId(new_id()), datetime.now(UTC)
+        async with self.database.begin() as connection:
+            row = {
+                "id": task,
+                "project": DEFAULT_PROJECT,
+                "name": spec.title,
+                "status": TaskStatus.READY,
+                "max_attempts": spec.retry.max_attempts,
+                "priority": spec.priority,
+                "spec": spec.model_dump(mode="json", by_alias=True),
+                "created_at": now,
+                "updated_at": now,
+            }
+            await connection.execute(insert(Task).values(row))
+            created = [
+                NewEvent(key=f"api:{kind}", type=kind, ts=now, attempt=1, source=EventSource.API)
+                for kind in (EventType.TASK_CREATED, EventType.TASK_QUEUED)
+            ]
+            await mirror.append(connection, task, created)
+        return task
+
+    async def start(self, attempt: int = 1, *, policy: Policy | None = None, **body: Any) -> "Running":
+        """Create a task and start its first attempt."""
+        task = await self.create(**body)
+        spec = TaskSpec.model_validate({"command": ["true"], "retry": {"max_attempts": 1}} | body)
+        argument = RunnerInput(
+            task_id=task,
+            attempt=attempt,
+            project=DEFAULT_PROJECT,
+            name=spec.title,
+            spec=spec,
+            policy=policy or self.policy,
+        )
+        assert await self.gateway.start(argument) is Sent.DELIVERED
+        return Running(self, task, attempt)
+
+    @asynccontextmanager
+    async def node(self, *, slots: int = 4, status: NodeStatus = NodeStatus.READY) -> AsyncIterator[ScriptedNode]:
+        """Run a node of its own, which tasks find by the label `node`."""
+        node = ScriptedNode(NodeId(f"n-{new_id()}"))
+        row = {"id": node.id, "status": status, "slots": slots, "labels": {"node": node.id}}
+        async with self.database.begin() as connection:
+            await connection.execute(insert(Node).values(row))
+        activities: list[Callable[..., Any]] = [
+            node.create_workspace,
+            node.inspect_workspace,
+            node.transfer_attachment,
+            node.start_agent,
+            node.destroy_workspace,
+        ]
+        client = self.environment.client
+        boundary = [FailureInterceptor()]
+        short = Worker(client, task_queue=node_queue(node.id), activities=activities, interceptors=boundary)
+        long = Worker(
+            client, task_queue=supervise_queue(node.id), activities=[node.supervise_agent], interceptors=boundary
+        )
+        async with short, long:
+            yield node
+
+
+@dataclass
+class Running:
+    """One task on the stage."""
+
+    stage: Stage
+    task: TaskId
+    attempt: int = 1
+
+    @property
+    def handle(self) -> WorkflowHandle[Any, Any]:
+        return self.stage.environment.client.get_workflow_handle(f"task-{self.task}-a{self.attempt}")
+
+    async def row(self) -> dict[str, Any]:
+        async with self.stage.database.begin() as connection:
+            return dict((await connection.execute(select(Task.__table__).where(Task.id == self.task))).mappings().one())
+
+    async def events(self) -> list[Event]:
+        columns = [c for c in EventRow.__table__.columns if c.name != "key"]
+        async with self.stage.database.begin() as connection:
+            query = select(*columns).where(EventRow.task_id == self.task).order_by(EventRow.seq)
+            rows = (await connection.execute(query)).mappings().all()
+        return [Event.model_validate({**row, "run_id": None}) for row in rows]
+
+    async def story(self) -> list[str]:
+        """The log in short: `type` or `type(step)`."""
+        return [f"{e.type}({e.step})" if e.type.startswith("step.") else str(e.type) for e in await self.events()]
+
+    async def until(self, step: str | None = None, *, status: str | None = None) -> dict[str, Any]:
+        """Wait until the mirror says so."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                row = await self.row()
+                if (step is None or row["step"] == step) and (status is None or row["status"] == status):
+                    return row
+                await asyncio.sleep(0.02)
+
+    async def signal(self, name: SignalName, **fields: Any) -> None:
+        await self.handle.signal(str(name), CallbackSignal.model_validate(fields))
+
+    async def end(self) -> dict[str, Any]:
+        """Wait for the workflow's end, whichever; then the row, which its log must add up to."""
+        async with asyncio.timeout(PATIENCE):
+            try:
+                await self.handle.result()
+            except Exception as error:  # noqa: BLE001 - the row tells how it ended
+                self.failure = error
+        row = await self.row()
+        folded = fold(await self.events())
+        for column in ("status", "step", "outcome", "attempt", "workspace_id", "node_id", "result", "last_seq"):
+            assert row[column] == getattr(folded, column), column
+        return row
+
+    async def holds(self) -> int:
+        """How many ledger entries of this task are open."""
+        async with self.stage.database.begin() as connection:
+            query = text("SELECT count(*) FROM ledger WHERE task_id = :task AND state <> 'released'")
+            return int((await connection.execute(query, {"task": self.task})).scalar_one())
+
+
+@asynccontextmanager
+async def stage_on(environment: WorkflowEnvironment, url: str, **options: Any) -> AsyncIterator[Stage]:
+    """Run the control plane on a server and a database; no workflow is cached, so every task replays."""
+    database = Database(url)
+    gateway, policy = Gateway(environment.client), Policy()
+    dispatcher = Dispatcher(name="stage", database=database, gateway=gateway, policy=policy)
+    loop = asyncio.create_task(dispatcher.run())
+    async with control_worker(environment.client, database, dispatcher, **({"max_cached_workflows": 0} | options)):
+        yield Stage(environment, database, gateway, dispatcher, policy)
+    loop.cancel()
+    await asyncio.gather(loop, return_exceptions=True)
+    await dispatcher.close()
+    await database.close()
