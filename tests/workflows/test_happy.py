@@ -28,6 +28,6 @@ async def test_a_local_task_holds_a_slot_while_it_runs(stage: Stage) -> None:
         await task.until("running", status="in_progress")
         await task.signal(SignalName.WORKSPACE_FINISHED, exit_code=0)
         row = await task.end()
-            history = await task.handle.fetch_history()
+        history = await task.handle.fetch_history()
         assert len(history.events) <= 50
         assert (row["status"], await task.holds(), node.workspaces) == ("completed", 0, set())
