@@ -22,6 +22,9 @@ FUNCTIONS = (
     "conclude_task",
     "reserve_workspace",
     "wait_for_slot",
+    "receive_callback",
+    "append_log",
+    "note_progress",
 )
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import and_, delete, func, insert, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.names import TaskId
+from domain.names import CallbackKind, TaskId
 from store.models import Callback, Outbox, OutboxKind, Task
 
 NOW = func.clock_timestamp()
@@ -142,6 +142,12 @@ async def lease_callbacks(connection: AsyncConnection, *, until: timedelta, limi
 
 
 async def delivered(connection: AsyncConnection, keys: Sequence[tuple[str, int, str, int]]) -> None:
-    """Note that the engine has acknowledged the signals of these (workspace, attempt, kind, turn)."""
+    """Note that the engine has acknowledged the signals of these (workspace, attempt, kind, turn).
+
+    Whatever a workspace tells implies that its token was claimed, so a pending `claimed` needs no signal any more.
+    """
     key = tuple_(Callback.workspace_id, Callback.attempt, Callback.kind, Callback.turn)
-    await connection.execute(update(Callback).where(key.in_(keys)).values(delivered_at=NOW))
+    claim = tuple_(Callback.workspace_id, Callback.attempt).in_([(key[0], key[1]) for key in keys])
+    implied = and_(Callback.kind == CallbackKind.CLAIMED, claim)
+    statement = update(Callback).where(Callback.delivered_at.is_(None), or_(key.in_(keys), implied))
+    await connection.execute(statement.values(delivered_at=NOW))

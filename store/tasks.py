@@ -1,13 +1,176 @@
-"""Tasks: the row that everybody reads, and the writes that the API may make of it."""
+"""Tasks: the row that everybody reads, how it is made, and the lists of it."""
 
-from typing import Any
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Select, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.lifecycle import TERMINAL
-from domain.names import TaskId
-from store.models import Task
+from domain.lifecycle import TERMINAL, TaskStatus
+from domain.names import ProjectId, TaskId
+from domain.spec import TaskSpec, json_of
+from store.models import OutboxKind, Task
+from store.outbox import Intent
+
+# What callers see of a row; the rest is the workflow's own.
+COLUMNS: Final = (
+    Task.id,
+    Task.project,
+    Task.run_id,
+    Task.name,
+    Task.status,
+    Task.step,
+    Task.outcome,
+    Task.attempt,
+    Task.max_attempts,
+    Task.paused,
+    Task.pause_reason,
+    Task.priority,
+    Task.labels,
+    Task.spec,
+    Task.result,
+    Task.error,
+    Task.workspace_id,
+    Task.node_id,
+    Task.version,
+    Task.last_seq,
+    Task.cancel_requested_at,
+    Task.created_at,
+    Task.updated_at,
+    Task.started_at,
+    Task.finished_at,
+)
+FIRST_QUEUED: Final = "1:task.queued"
+
+# Row, first events and start intent in one statement: it is a transaction of its own, or rides in one.
+_CREATE: Final = text("""
+WITH created AS (
+  INSERT INTO tasks (id, project, name, status, max_attempts, priority, labels, spec, breakpoints, last_seq,
+                     created_at, updated_at)
+  VALUES (:id, :project, :name, CASE WHEN :start THEN 'queued' ELSE 'ready' END, :max_attempts, :priority,
+          CAST(:labels AS jsonb), CAST(:spec AS jsonb), CAST(:breakpoints AS jsonb), CASE WHEN :start THEN 2 ELSE 1 END,
+          :now, :now)
+), logged AS (
+  INSERT INTO events (task_id, seq, attempt, ts, type, source, data, key)
+  SELECT :id, seq, 1, :now, type, 'api', CAST(data AS jsonb), key
+  FROM (VALUES (1, 'task.created', CAST(:facts AS text), 'api:created'), (2, 'task.queued', '{}', '1:task.queued'))
+    AS e (seq, type, data, key)
+  WHERE seq = 1 OR :start
+)
+INSERT INTO outbox (kind, task_id, attempt, leased_by, leased_until)
+SELECT 'start', :id, 1, :lease_to, clock_timestamp() + :lease WHERE :start
+RETURNING id
+""")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filters:
+    """What a list is narrowed to; None and the empty tuple leave a column alone."""
+
+    status: Sequence[str] = ()
+    step: Sequence[str] = ()
+    paused: bool | None = None
+    run_id: str | None = None
+    labels: dict[str, str] | None = None
+    q: str | None = None
+    created_after: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Created:
+    """A new row, as a later read would give it, with its start intent if it was started."""
+
+    row: dict[str, Any]
+    intent: Intent | None
+
+
+async def create(
+    connection: AsyncConnection,
+    *,
+    task: TaskId,
+    project: ProjectId,
+    spec: TaskSpec,
+    start: bool,
+    now: datetime,
+    lease_to: str,
+    lease: timedelta,
+) -> Created:
+    """Write a task, its first events and (unless `start` is False) its start intent, leased to the writer."""
+    plain = json_of(spec)
+    plain.pop("start", None)
+    breakpoints = plain.get("breakpoints")
+    parameters = {
+        "id": task,
+        "project": project,
+        "name": spec.title,
+        "start": start,
+        "max_attempts": spec.retry.max_attempts,
+        "priority": spec.priority,
+        "labels": json.dumps(spec.labels),
+        "spec": json.dumps(plain),
+        "breakpoints": json.dumps(breakpoints) if breakpoints else None,
+        "facts": json.dumps({"name": spec.title, "provider": spec.provider, "start": start}),
+        "now": now,
+        "lease_to": lease_to,
+        "lease": lease,
+    }
+    number = (await connection.execute(_CREATE, parameters)).scalar_one_or_none()
+    intent = Intent(id=number, kind=OutboxKind.START, task_id=task, attempt=1) if number is not None else None
+    row = dict.fromkeys(column.key for column in COLUMNS) | {
+        "id": task,
+        "project": project,
+        "name": spec.title,
+        "status": TaskStatus.QUEUED if start else TaskStatus.READY,
+        "attempt": 1,
+        "max_attempts": spec.retry.max_attempts,
+        "paused": False,
+        "priority": spec.priority,
+        "labels": spec.labels,
+        "spec": plain,
+        "version": 0,
+        "last_seq": 2 if start else 1,
+        "created_at": now,
+        "updated_at": now,
+    }
+    return Created(row=row, intent=intent)
+
+
+async def get(
+    connection: AsyncConnection, project: ProjectId, task: str, *, for_update: bool = False
+) -> dict[str, Any] | None:
+    """Return a task of this project, locked if it is about to be written."""
+    statement = select(*COLUMNS).where(Task.id == task, Task.project == project)
+    if for_update:
+        statement = statement.with_for_update()
+    row = (await connection.execute(statement)).mappings().one_or_none()
+    return dict(row) if row else None
+
+
+async def page(
+    connection: AsyncConnection, project: ProjectId, filters: Filters, *, before: str | None, limit: int
+) -> list[dict[str, Any]]:
+    """Return up to `limit` tasks, newest first, that come after the one with the id `before`."""
+    statement = _narrowed(select(*COLUMNS).where(Task.project == project), filters)
+    if before is not None:
+        statement = statement.where(Task.id < before)
+    statement = statement.order_by(Task.id.desc()).limit(limit)
+    return [dict(row) for row in (await connection.execute(statement)).mappings()]
+
+
+def _narrowed(statement: Select[Any], filters: Filters) -> Select[Any]:
+    conditions: list[tuple[bool, ColumnElement[bool]]] = [
+        (bool(filters.status), Task.status.in_(filters.status)),
+        (bool(filters.step), Task.step.in_(filters.step)),
+        (filters.paused is not None, Task.paused.is_(bool(filters.paused))),
+        (filters.run_id is not None, Task.run_id == filters.run_id),
+        (bool(filters.labels), Task.labels.contains(filters.labels)),
+        (bool(filters.q), Task.name.icontains(filters.q or "", autoescape=True)),
+        (filters.created_after is not None, Task.created_at > filters.created_after),
+    ]
+    return statement.where(*(condition for given, condition in conditions if given))
 
 
 async def start_argument(connection: AsyncConnection, task: TaskId) -> dict[str, Any] | None:

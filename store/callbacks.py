@@ -1,0 +1,73 @@
+"""The inbox: what workspaces tell, taken in once."""
+
+import hashlib
+import json
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.names import CallbackKind
+from domain.tokens import Claims
+
+_RECEIVE: Final = text(
+    "SELECT receive_callback(:task, :workspace, :attempt, :kind, :turn, CAST(:body AS jsonb), :digest, :lease)"
+)
+_HEARTBEAT: Final = text("""
+WITH seen AS (
+  SELECT attempt, status IN ('completed', 'failed', 'cancelled') AS over FROM tasks WHERE id = :task
+), beaten AS (
+  UPDATE workspaces SET last_activity_at = clock_timestamp()
+  FROM seen WHERE workspaces.id = :workspace AND seen.attempt = :attempt AND NOT seen.over
+)
+SELECT CASE WHEN attempt <> :attempt THEN 'stale' WHEN over THEN 'ended' ELSE 'applied' END FROM seen
+""")
+_PROGRESS: Final = text("SELECT note_progress(:task, :workspace, :attempt, CAST(:body AS jsonb))")
+
+
+class Reception(StrEnum):
+    """What the inbox says to a callback."""
+
+    APPLIED = "applied"
+    REPEAT = "repeat"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+    ALREADY_FAILED = "already_failed"
+    STALE = "stale"
+    ENDED = "ended"
+
+
+def digest(body: dict[str, Any]) -> bytes:
+    """Return the SHA-256 of the canonical JSON of a body: the same content in another order is the same callback."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).digest()
+
+
+async def receive(
+    connection: AsyncConnection, claims: Claims, kind: CallbackKind, body: dict[str, Any], *, lease: timedelta
+) -> Reception:
+    """Take in a callback; the caller signals it, and until `lease` has run out nobody else does."""
+    parameters = _of(claims) | {
+        "kind": kind,
+        "turn": claims.turn,
+        "body": json.dumps(body),
+        "digest": digest(body),
+        "lease": lease,
+    }
+    return Reception((await connection.execute(_RECEIVE, parameters)).scalar_one())
+
+
+async def heartbeat(connection: AsyncConnection, claims: Claims) -> Reception:
+    """Note that the workspace lives."""
+    answer = (await connection.execute(_HEARTBEAT, _of(claims))).scalar_one_or_none()
+    return Reception(answer or Reception.ENDED)
+
+
+async def progress(connection: AsyncConnection, claims: Claims, body: dict[str, Any]) -> Reception:
+    """Keep what the workspace says of its progress."""
+    return Reception((await connection.execute(_PROGRESS, _of(claims) | {"body": json.dumps(body)})).scalar_one())
+
+
+def _of(claims: Claims) -> dict[str, Any]:
+    return {"task": claims.task_id, "workspace": claims.workspace_id, "attempt": claims.attempt}
