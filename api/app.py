@@ -1,0 +1,65 @@
+"""The application: composed here from what a process holds, and nowhere else."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI
+
+from api import openapi, problems
+from api.auth import KeyRing
+from api.deliveries import Deliveries
+from api.deps import Context, Courier
+from api.edge import Edge
+from api.routes import callbacks, events, probes, tasks, workspaces
+from domain.tokens import TokenKeys
+from settings import Settings
+from store.engine import Database
+from workflows.gateway import Gateway
+
+DESCRIPTION = (
+    "Durable tasks in fresh workspaces. Errors are `application/problem+json` (RFC 9457); "
+    "lists are keyset pages; times are UTC, RFC 3339 with microseconds."
+)
+ROUTERS = (tasks, events, workspaces, callbacks, probes)
+
+
+def create_app(*, settings: Settings, database: Database, gateway: Gateway, courier: Courier) -> FastAPI:
+    """Return the API; raises ValueError if the settings hold no callback key.
+
+    The caller owns database, gateway and courier, and closes them after the server has stopped.
+    """
+    app = assemble()
+    app.state.context = Context(
+        settings=settings,
+        policy=settings.policy,
+        database=database,
+        gateway=gateway,
+        courier=courier,
+        deliveries=Deliveries(courier),
+        keys=KeyRing(database),
+        tokens=TokenKeys.parse(settings.callback_keys.get_secret_value()),
+    )
+    return app
+
+
+def assemble() -> FastAPI:
+    """Return the routes without a context: enough for the application to describe itself."""
+    app = FastAPI(
+        title="Taskrunner",
+        version=_version(),
+        description=DESCRIPTION,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.add_middleware(Edge)
+    problems.install(app)
+    for module in ROUTERS:
+        app.include_router(module.router)
+    openapi.install(app)
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("taskrunner")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,70 @@
+"""API keys at the door: 256 random bits, looked up by their SHA-256, remembered for a few seconds."""
+
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from domain.names import NodeId, ProjectId, Scope
+from store import keys
+from store.engine import Database
+
+PREFIX: Final = "tr_"
+_SHAPE: Final = re.compile(r"tr_[A-Za-z0-9_-]{43}")
+# A key that another process revoked is admitted here for at most this long.
+REMEMBERED: Final = timedelta(seconds=3)
+_MOST_REMEMBERED: Final = 10_000
+
+
+def new_key() -> str:
+    """Return the text of a new key."""
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Who calls: a key's project and scopes. With `node_id` it stands for that node, whatever the project."""
+
+    key_id: str
+    project: ProjectId
+    scopes: frozenset[str]
+    node_id: NodeId | None = None
+
+    def may(self, *scopes: Scope) -> bool:
+        """Return whether the key has one of these scopes; `admin` has them all."""
+        return Scope.ADMIN in self.scopes or not self.scopes.isdisjoint(scopes)
+
+
+class KeyRing:
+    """Finds callers by their keys, and remembers those it found, so that a request costs no query for its key."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[bytes, tuple[float, Caller]] = {}
+
+    async def caller(self, key: str) -> Caller | None:
+        """Return who has this key; None for an unknown, malformed or revoked one."""
+        if not _SHAPE.fullmatch(key):
+            return None
+        sha256 = keys.sha256_of(key)
+        until, known = self._known.get(sha256, (0.0, None))
+        if known and until > time.monotonic():
+            return known
+        async with self._database.autocommit() as connection:
+            row = await keys.find(connection, sha256)
+        if row is None:
+            self.forget(sha256)
+            return None
+        found = Caller(
+            key_id=row["id"], project=row["project"], scopes=frozenset(row["scopes"]), node_id=row["node_id"]
+        )
+        if len(self._known) >= _MOST_REMEMBERED:
+            self._known.clear()
+        self._known[sha256] = (time.monotonic() + REMEMBERED.total_seconds(), found)
+        return found
+
+    def forget(self, sha256: bytes) -> None:
+        """Admit this key no more without asking the database."""
+        self._known.pop(sha256, None)

@@ -1,0 +1,101 @@
+"""What endpoints are given: the context of the process, the caller behind a key, the claims of a callback token."""
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final, Protocol
+
+from fastapi import Depends, Request
+
+from api.auth import Caller, KeyRing
+from api.deliveries import Deliveries
+from api.problems import Problem
+from domain.messages import RunnerInput
+from domain.names import Scope
+from domain.policy import Policy
+from domain.tokens import Claims, TokenKeys
+from settings import Settings
+from store.engine import Database
+from store.outbox import Intent, Undelivered
+from workflows.gateway import Gateway, Sent
+
+# Longer than the engine's own limit for a start, so that nobody sends what its owner is still sending.
+INTENT_LEASE: Final = timedelta(seconds=15)
+
+
+class Courier(Protocol):
+    """Who carries committed intents and callbacks to the engine."""
+
+    name: str
+
+    def send(self, intent: Intent, argument: RunnerInput | None = None) -> None:
+        """Send an intent in the background."""
+
+    async def deliver(self, callback: Undelivered) -> Sent:
+        """Send a callback's signal now."""
+
+
+@dataclass(kw_only=True)
+class Context:
+    """All that an API process holds; one per application."""
+
+    settings: Settings
+    policy: Policy
+    database: Database
+    gateway: Gateway
+    courier: Courier
+    deliveries: Deliveries
+    keys: KeyRing
+    tokens: TokenKeys
+    rejected_tokens: int = 0
+
+
+def now() -> datetime:
+    """Return the time, in UTC."""
+    return datetime.now(UTC)
+
+
+async def context(request: Request) -> Context:
+    """Return the context of the application that serves this request."""
+    found: Context = request.app.state.context
+    return found
+
+
+def bearer(request: Request) -> str:
+    """Return the credential of the Authorization header, or nothing."""
+    scheme, _, credential = request.headers.get("authorization", "").partition(" ")
+    return credential.strip() if scheme.lower() == "bearer" else ""
+
+
+def needs(*scopes: Scope) -> Callable[[Request], Coroutine[Any, Any, Caller]]:
+    """Return the dependency that admits keys with any of these scopes."""
+
+    async def admitted(request: Request) -> Caller:
+        caller = await (await context(request)).keys.caller(bearer(request))
+        if caller is None:
+            raise Problem("unauthorized")
+        if not caller.may(*scopes):
+            raise Problem("forbidden", f"this needs a key with the scope {' or '.join(scopes)}")
+        return caller
+
+    return admitted
+
+
+async def claims(request: Request, workspace_id: str) -> Claims:
+    """Admit the callback token of this workspace; whatever is wrong with one, the answer is the same."""
+    ctx = await context(request)
+    found = ctx.tokens.verify(bearer(request), workspace=workspace_id, now=now())
+    if found is None:
+        ctx.rejected_tokens += 1
+        raise Problem("unauthorized")
+    return found
+
+
+Ctx = Annotated[Context, Depends(context)]
+Token = Annotated[Claims, Depends(claims)]
+Reader = Annotated[Caller, Depends(needs(Scope.TASKS_READ))]
+Writer = Annotated[Caller, Depends(needs(Scope.TASKS_WRITE))]
+WorkspaceReader = Annotated[Caller, Depends(needs(Scope.TASKS_READ, Scope.WORKSPACES_WRITE))]
+Controller = Annotated[Caller, Depends(needs(Scope.WORKSPACES_WRITE))]
+Operator = Annotated[Caller, Depends(needs(Scope.NODES_WRITE))]
+Admin = Annotated[Caller, Depends(needs(Scope.ADMIN))]

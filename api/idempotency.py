@@ -1,0 +1,70 @@
+"""`Idempotency-Key`: the same key and body get the same answer, from the same transaction that did the work."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from fastapi import Header
+from sqlalchemy.ext.asyncio import AsyncConnection
+from starlette.responses import JSONResponse
+
+from api.deps import Context
+from api.problems import Problem
+from domain.names import ProjectId
+from store import idempotency
+
+HEADER: Final = "Idempotency-Key"
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias=HEADER,
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="A repeat within 24 hours with the same key and body gets the same answer.",
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What a request did: its answer, what of it may be kept, and what follows the commit."""
+
+    status: int
+    content: Any
+    kept: Any = None
+    after: Callable[[], None] | None = None
+
+
+async def once(
+    ctx: Context,
+    *,
+    project: ProjectId,
+    key: str | None,
+    digest: bytes,
+    work: Callable[[AsyncConnection], Awaitable[Done]],
+    one_statement: bool = False,
+) -> JSONResponse:
+    """Do the work in one transaction, and with a key at most once; a problem it raises leaves no trace.
+
+    `one_statement` says that the work is a transaction by itself.
+    """
+    if key is None:
+        async with ctx.database.autocommit() if one_statement else ctx.database.begin() as connection:
+            done = await work(connection)
+    else:
+        async with ctx.database.begin() as connection:
+            if not await idempotency.lock(connection, project, key):
+                raise Problem("in_progress")
+            known = await idempotency.find(connection, project, key, kept=ctx.settings.idempotency)
+            if known is not None:
+                if known.digest != digest:
+                    raise Problem("idempotency_conflict")
+                return JSONResponse(known.response, known.status)
+            done = await work(connection)
+            kept = done.content if done.kept is None else done.kept
+            await idempotency.keep(connection, project, key, digest=digest, status=done.status, response=kept)
+    if done.after is not None:
+        # Only now is it committed: the engine must not hear of what may yet be rolled back.
+        done.after()
+    return JSONResponse(done.content, done.status)

@@ -1,0 +1,87 @@
+"""`/v1/workspaces`: for nodes and for controllers of `external` workspaces."""
+
+from datetime import timedelta
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends, Query
+from starlette.responses import JSONResponse
+
+from api import bodies
+from api.deps import Controller, Ctx, WorkspaceReader, now
+from api.problems import Problem
+from api.schemas.callbacks import TokenBody, TokenOut
+from api.schemas.pages import Limit, Page, Position, page_of
+from api.schemas.times import rfc3339
+from api.schemas.workspaces import WorkspaceOut, represent
+from domain.lifecycle import WorkspaceStatus
+from domain.names import WorkspaceId
+from domain.spec import Provider
+from domain.tokens import Claims
+from store import workspaces
+
+router = APIRouter(prefix="/v1/workspaces", tags=["workspaces"])
+
+# A `ready` that comes within this time tells the workflow of the claim as well, which saves it a whole workflow task;
+# without one, the step that waits for the claim is still readable within the second that the contract allows.
+CLAIM_AFTER: Final = timedelta(milliseconds=500)
+
+
+@router.get("", response_model=Page[WorkspaceOut], summary="List workspaces, those of the newest tasks first")
+async def index(
+    *,
+    ctx: Ctx,
+    caller: WorkspaceReader,
+    limit: Limit,
+    position: Position,
+    status: Annotated[list[WorkspaceStatus], Query()] = [],  # noqa: B006
+    provider: Annotated[list[Provider], Query()] = [],  # noqa: B006
+    task_id: Annotated[str | None, Query(max_length=64)] = None,
+) -> JSONResponse:
+    """Show a controller of `external` workspaces which ones it should make."""
+    async with ctx.database.autocommit() as connection:
+        rows = await workspaces.page(
+            connection,
+            caller.project,
+            status=status,
+            provider=provider,
+            task=task_id,
+            before=position,
+            limit=limit + 1,
+        )
+    return JSONResponse(page_of([represent(row) for row in rows], limit))
+
+
+@router.post(
+    "/{workspace_id}/callback-token",
+    response_model=TokenOut,
+    openapi_extra=bodies.describe(TokenBody, required=False),
+    summary="Claim the callback token",
+)
+async def callback_token(
+    ctx: Ctx,
+    caller: Controller,
+    workspace_id: str,
+    body: Annotated[bodies.Body[TokenBody], Depends(bodies.json_of(TokenBody, required=False))],
+) -> JSONResponse:
+    """May be repeated: each answer is a token of its own, and all of them are good until they expire."""
+    async with ctx.database.autocommit() as connection:
+        claimed = await workspaces.claim(
+            connection, workspace_id, project=caller.project, node=caller.node_id, after=CLAIM_AFTER
+        )
+    if claimed is None:
+        raise Problem("not_found")
+    if not claimed.current or claimed.over:
+        raise Problem("attempt_ended" if claimed.current else "stale_attempt")
+    claims = Claims(
+        task_id=claimed.task_id,
+        workspace_id=WorkspaceId(workspace_id),
+        attempt=claimed.attempt,
+        turn=body.value.turn,
+        expires_at=(now() + ctx.settings.callback_token).replace(microsecond=0),
+    )
+    content = {
+        "token": ctx.tokens.sign(claims),
+        "expires_at": rfc3339(claims.expires_at),
+        "callback_url": f"{ctx.settings.public_url}/v1/workspaces/{workspace_id}",
+    }
+    return JSONResponse(content, headers={"Cache-Control": "no-store"})

@@ -1,0 +1,1 @@
+"""What the API takes and gives: bodies in, representations out, one module a noun."""

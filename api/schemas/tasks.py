@@ -1,0 +1,102 @@
+"""Tasks: the body that makes one, and its representation."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from api.schemas.times import rfc3339
+from domain.errors import TaskError
+from domain.lifecycle import Step, TaskStatus
+from domain.names import workflow_id
+from domain.spec import Body, TaskSpec
+from workflows.gateway import Gateway
+
+
+class TaskBody(TaskSpec):
+    """What `POST /v1/tasks` takes: the task's spec, and whether it starts at once."""
+
+    start: bool = Field(default=True, description="`false` leaves the task `ready` until it is started.")
+
+
+class CommandBody(Body):
+    """What `start` and `cancel` take: nothing yet."""
+
+
+class Links(BaseModel):
+    """Where the rest of a task is, relative to the API's address."""
+
+    self: str
+    events: str
+    attempts: str
+    logs: str
+    artifacts: str
+    cancel: str
+
+
+class TaskOut(BaseModel):
+    """A task, as the mirror has it."""
+
+    model_config = ConfigDict(title="Task", extra="forbid")
+
+    id: str
+    name: str
+    project: str
+    run_id: str | None
+    status: TaskStatus
+    step: Step | None
+    outcome: TaskStatus | None
+    attempt: int
+    max_attempts: int
+    paused: bool
+    pause_reason: str | None
+    priority: int
+    labels: dict[str, str]
+    spec: dict[str, Any] = Field(description="The body as it was sent, without defaults.")
+    result: JsonValue
+    error: TaskError | None
+    workspace_id: str | None
+    node_id: str | None
+    workflow_id: str | None = Field(description="The current attempt's workflow; null while the task is `ready`.")
+    temporal_url: str | None
+    version: int
+    last_seq: int
+    cancel_requested_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    links: Links
+
+
+class CancelOut(BaseModel):
+    """What became of a cancel: `requested`, or `applied` when the task is cancelled."""
+
+    result: str
+    status: TaskStatus
+
+
+def represent(row: Mapping[str, Any], gateway: Gateway) -> dict[str, Any]:
+    """Return the representation of a row, as JSON values."""
+    task, attempt = row["id"], row["attempt"]
+    begun = row["status"] != TaskStatus.READY
+    path = f"/v1/tasks/{task}"
+    return {
+        **row,
+        "workflow_id": workflow_id(task, attempt) if begun else None,
+        "temporal_url": gateway.url(task, attempt) if begun else None,
+        "cancel_requested_at": rfc3339(row["cancel_requested_at"]),
+        "created_at": rfc3339(row["created_at"]),
+        "updated_at": rfc3339(row["updated_at"]),
+        "started_at": rfc3339(row["started_at"]),
+        "finished_at": rfc3339(row["finished_at"]),
+        "links": {
+            "self": path,
+            "events": f"{path}/events",
+            "attempts": f"{path}/attempts",
+            "logs": f"{path}/logs",
+            "artifacts": f"{path}/artifacts",
+            "cancel": f"{path}/cancel",
+        },
+    }
