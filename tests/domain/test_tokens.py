@@ -21,13 +21,13 @@ CLAIMS = Claims(
 
 def test_a_token_gives_back_its_claims() -> None:
     """What was signed is what is verified."""
-    assert CLAIMS == KEYS.verify(KEYS.sign(CLAIMS), workspace=CLAIMS.workspace_id, now=NOW)
+    assert KEYS.verify(KEYS.sign(CLAIMS), workspace=CLAIMS.workspace_id, now=NOW) == CLAIMS
 
 
 def test_a_token_of_the_previous_key_is_still_good() -> None:
     """The first key signs and all of them verify."""
     old = TokenKeys.parse(f"old:{'22' * 32}").sign(CLAIMS)
-    assert CLAIMS == KEYS.verify(old, workspace=CLAIMS.workspace_id, now=NOW)
+    assert KEYS.verify(old, workspace=CLAIMS.workspace_id, now=NOW) == CLAIMS
     assert KEYS.sign(CLAIMS).startswith("new.")
 
 
