@@ -1,0 +1,171 @@
+"""The node's adapter: workspaces through their providers, tokens and attachments through the API."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
+from email.message import Message
+from typing import Final
+from urllib.parse import quote
+
+import httpx2
+from temporalio import activity
+
+from domain.errors import Category, Failure
+from domain.messages import (
+    Acknowledgement,
+    AgentExit,
+    AgentOrder,
+    AgentStarted,
+    AttachmentOrder,
+    WorkspaceFacts,
+    WorkspaceOrder,
+    WorkspaceRef,
+)
+from domain.names import WorkspaceId
+from workflows.ports import NodeActivities
+from workspaces.provider import Grant, WorkspaceProvider
+
+LONGEST_BEAT: Final = timedelta(seconds=5)
+BEATS_PER_TIMEOUT: Final = 3  # of which two may be lost
+SERVER_ERRORS: Final = 500
+TRANSIENT_STATUSES: Final = frozenset({408, 425, 429})
+
+
+class NodeWork(NodeActivities):
+    """Does a node's work with the providers that it has, by name.
+
+    `client` talks to the API; `api_key` has the scope `workspaces:write` and is used for nothing but tokens.
+    """
+
+    def __init__(self, providers: Mapping[str, WorkspaceProvider], *, client: httpx2.AsyncClient, api_key: str) -> None:
+        self._providers = dict(providers)
+        self._client = client
+        self._api_key = api_key
+
+    @activity.defn
+    async def create_workspace(self, order: WorkspaceOrder) -> Acknowledgement:
+        """Make the workspace and start the program in it that prepares it and calls back."""
+        provider = self._provider(order.spec.provider)
+        provider.check(order)
+        return await provider.create(order, await self._grant(order.callback_url, order.workspace_id))
+
+    @activity.defn
+    async def inspect_workspace(self, ref: WorkspaceRef) -> WorkspaceFacts:
+        """Say whether the node has this workspace."""
+        return await self._provider(ref.provider).inspect(ref.workspace_id)
+
+    @activity.defn
+    async def transfer_attachment(self, order: AttachmentOrder) -> Acknowledgement:
+        """Stream one attachment from the API into the workspace."""
+        provider = await self._owner(order.workspace_id)
+        grant = await self._grant(order.callback_url, order.workspace_id)
+        url = f"{grant.callback_url}/attachments/{quote(order.attachment_id, safe='')}"
+        async with self._asked("GET", url, grant.token) as answer:
+            name = _file_name(answer) or order.attachment_id
+            pieces = _beating(answer.aiter_bytes())
+            return await provider.transfer_attachment(order.workspace_id, order.attachment_id, name, pieces)
+
+    @activity.defn
+    async def start_agent(self, order: AgentOrder) -> AgentStarted:
+        """Start the command or agent of one turn, or adopt the one that an earlier try started."""
+        provider = self._provider(order.order.spec.provider)
+        provider.check(order.order)
+        grant = await self._grant(order.order.callback_url, order.order.workspace_id, turn=order.turn)
+        return await provider.start_agent(order, grant)
+
+    @activity.defn
+    async def supervise_agent(self, order: AgentOrder) -> AgentExit:
+        """Heartbeat while the agent runs; return how it ended. A cancel ends the watching, not the agent."""
+        timeout = activity.info().heartbeat_timeout
+        period = min(LONGEST_BEAT, timeout / BEATS_PER_TIMEOUT) if timeout else LONGEST_BEAT
+        beat = asyncio.create_task(_beat(period))
+        try:
+            return await self._provider(order.order.spec.provider).wait_agent(order)
+        finally:
+            beat.cancel()
+
+    @activity.defn
+    async def destroy_workspace(self, ref: WorkspaceRef) -> Acknowledgement:
+        """Stop every process of the workspace and remove its files; a workspace that is gone is no error."""
+        return await self._provider(ref.provider).destroy(ref.workspace_id, keep=ref.keep)
+
+    def _provider(self, name: str) -> WorkspaceProvider:
+        if provider := self._providers.get(name):
+            return provider
+        raise Failure(
+            "provider_not_available",
+            f"This node has no provider {name}.",
+            category=Category.INPUT,
+            guidance=f"Choose one of this node's providers ({', '.join(sorted(self._providers))}), or another node.",
+        )
+
+    async def _owner(self, workspace_id: WorkspaceId) -> WorkspaceProvider:
+        for provider in self._providers.values():
+            if (await provider.inspect(workspace_id)).exists:
+                return provider
+        raise Failure("workspace_gone", "The workspace is not on this node.", category=Category.WORKSPACE)
+
+    async def _grant(self, base: str, workspace_id: WorkspaceId, *, turn: int = 1) -> Grant:
+        """Fetch a fresh callback token."""
+        url = f"{base.rstrip('/')}/v1/workspaces/{workspace_id}"
+        async with self._asked("POST", f"{url}/callback-token", self._api_key, body={"turn": turn}) as answer:
+            await answer.aread()
+            return Grant(token=answer.json()["token"], callback_url=url)
+
+    @contextlib.asynccontextmanager
+    async def _asked(
+        self, method: str, url: str, bearer: str, *, body: dict[str, int] | None = None
+    ) -> AsyncIterator[httpx2.Response]:
+        """Give a 2xx answer, not yet read. Raises Failure, transient when the same call may succeed later."""
+        try:
+            async with self._client.stream(
+                method, url, json=body, headers={"Authorization": f"Bearer {bearer}"}
+            ) as answer:
+                if not answer.is_success:
+                    raise _refused(answer.status_code, url)
+                yield answer
+        except httpx2.TransportError as error:
+            raise Failure(
+                "api_unreachable",
+                f"The node does not reach the API: {type(error).__name__}.",
+                category=Category.INFRASTRUCTURE,
+                transient=True,
+            ) from error
+
+
+def _refused(status: int, url: str) -> Failure:
+    what = url.rpartition("/")[2]
+    transient = status >= SERVER_ERRORS or status in TRANSIENT_STATUSES
+    guidance = {
+        401: "Give the node a valid API key.",
+        403: "Give the node an API key with the scope workspaces:write.",
+        404: "Look whether it was deleted.",
+        410: "The attempt has ended.",
+    }
+    return Failure(
+        "api_refused",
+        f"The API answered {status} to the node's request ({what}).",
+        category=Category.INFRASTRUCTURE,
+        transient=transient,
+        guidance=guidance.get(status),
+    )
+
+
+def _file_name(answer: httpx2.Response) -> str | None:
+    """Return the file name of a Content-Disposition (RFC 6266)."""
+    header = Message()
+    header["Content-Disposition"] = answer.headers.get("Content-Disposition", "")
+    return header.get_filename()
+
+
+async def _beating(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for piece in pieces:
+        activity.heartbeat()
+        yield piece
+
+
+async def _beat(period: timedelta) -> None:
+    while True:
+        activity.heartbeat()
+        await asyncio.sleep(period.total_seconds())

@@ -1,0 +1,130 @@
+"""Where a local workspace keeps what: `ROOT/WORKSPACE_ID/`, for its owner only."""
+
+import os
+import re
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from domain.errors import Category, Failure
+from domain.names import WorkspaceId
+
+PRIVATE: Final = 0o700
+# Becomes a directory's name: nothing that leads elsewhere.
+WORKSPACE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one workspace.
+
+    `work` is the clone or an empty directory, `home` its HOME, `attachments` what was transferred, `artifacts` what is
+    to be kept; `control` holds session files, token, input, result and the attempt's log.
+    """
+
+    root: Path
+    workspace_id: WorkspaceId
+
+    def __post_init__(self) -> None:
+        if not WORKSPACE_ID.fullmatch(self.workspace_id):
+            raise Failure("workspace_id_invalid", "The workspace's id is not an id.", category=Category.INTERNAL)
+
+    @property
+    def base(self) -> Path:
+        """The workspace's own directory."""
+        return self.root / self.workspace_id
+
+    @property
+    def control(self) -> Path:
+        """What provider and program tell each other."""
+        return self.base / "control"
+
+    @property
+    def work(self) -> Path:
+        """Where commands run."""
+        return self.base / "work"
+
+    @property
+    def home(self) -> Path:
+        """HOME of the commands."""
+        return self.base / "home"
+
+    @property
+    def artifacts(self) -> Path:
+        """Files left here are kept with the task."""
+        return self.base / "artifacts"
+
+    @property
+    def attachments(self) -> Path:
+        """The task's attachments, by name."""
+        return self.base / "attachments"
+
+    @property
+    def token(self) -> Path:
+        """The callback token, for its owner only."""
+        return self.control / "token"
+
+    @property
+    def input(self) -> Path:
+        """The task's input, JSON."""
+        return self.control / "input.json"
+
+    @property
+    def result(self) -> Path:
+        """Where a turn leaves its result, JSON."""
+        return self.control / "result.json"
+
+    @property
+    def tombstone(self) -> Path:
+        """Says that this id was destroyed: a creation that comes late must not bring it back."""
+        return self.root / ".destroyed" / self.workspace_id
+
+    def log(self, attempt: int) -> Path:
+        """Return the attempt's whole output."""
+        return self.control / f"output-a{attempt}.log"
+
+    def session(self, name: str, suffix: str = "json") -> Path:
+        """Return one of a session's files: `json`, `lock`, `exit.json`."""
+        return self.control / f"{name}.{suffix}"
+
+    def make(self) -> None:
+        """Make the directories that are not there."""
+        self.tombstone.parent.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+        for path in (self.base, self.control, self.work, self.home, self.artifacts, self.attachments):
+            path.mkdir(mode=PRIVATE, exist_ok=True)
+
+    def remove(self) -> None:
+        """Remove all files, also what was made read-only."""
+        shutil.rmtree(self.base, ignore_errors=True)
+        if not self.base.exists():
+            return
+        self.base.chmod(PRIVATE)
+        for folder, _, _ in os.walk(self.base):  # top down: each is opened before it is entered
+            for entry in os.scandir(folder):
+                if entry.is_dir(follow_symlinks=False):
+                    Path(entry.path).chmod(PRIVATE)
+        shutil.rmtree(self.base, ignore_errors=True)
+
+    def paths(self, attempt: int) -> dict[str, str]:
+        """Return what the program is told of all this."""
+        return {
+            "work": str(self.work),
+            "home": str(self.home),
+            "artifacts": str(self.artifacts),
+            "attachments": str(self.attachments),
+            "input": str(self.input),
+            "result": str(self.result),
+            "token": str(self.token),
+            "log": str(self.log(attempt)),
+        }
+
+
+def write_private(path: Path, content: str) -> None:
+    """Replace a file at once; only its owner may read it."""
+    draft = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(content)
+    draft.replace(path)

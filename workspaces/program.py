@@ -1,0 +1,36 @@
+"""The program beside the work: `python program.py prepare|agent CONTROL SESSION`, started detached by a provider.
+
+It runs by path with any Python from 3.9 on and needs nothing but this folder; secrets come as JSON on its standard
+input. It exits with 0 also when another one holds the session: that one is adopted.
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+# What lies in or beside this folder must not shadow the standard library.
+sys.path[:] = [*(path for path in sys.path if Path(path).resolve() != HERE), str(HERE.parent)]
+
+from workspaces.inside import agent, prepare  # noqa: E402 - needs the path
+from workspaces.inside.session import Session, read_secrets  # noqa: E402
+
+MODES = {"prepare": prepare.run, "agent": agent.run}
+
+
+def main(arguments: "list[str]") -> int:
+    """Run one session in the mode that the arguments name."""
+    if len(arguments) != 3 or arguments[0] not in MODES:  # noqa: PLR2004 - mode, control, session
+        sys.stderr.write(f"{__doc__}\n")
+        return 2
+    mode, control, name = arguments
+    secrets = read_secrets(sys.stdin.buffer)
+    session = Session(Path(control), name)
+    if not session.claim():
+        return 0
+    MODES[mode](session, secrets)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
