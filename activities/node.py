@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import timedelta
 from email.message import Message
 from typing import Final
@@ -48,7 +48,9 @@ class NodeWork(NodeActivities):
         """Make the workspace and start the program in it that prepares it and calls back."""
         provider = self._provider(order.spec.provider)
         provider.check(order)
-        return await provider.create(order, await self._grant(order.callback_url, order.workspace_id))
+        grant = await self._grant(order.callback_url, order.workspace_id)
+        with _files():
+            return await provider.create(order, grant)
 
     @activity.defn
     async def inspect_workspace(self, ref: WorkspaceRef) -> WorkspaceFacts:
@@ -64,7 +66,8 @@ class NodeWork(NodeActivities):
         async with self._asked("GET", url, grant.token) as answer:
             name = _file_name(answer) or order.attachment_id
             pieces = _beating(answer.aiter_bytes())
-            return await provider.transfer_attachment(order.workspace_id, order.attachment_id, name, pieces)
+            with _files():
+                return await provider.transfer_attachment(order.workspace_id, order.attachment_id, name, pieces)
 
     @activity.defn
     async def start_agent(self, order: AgentOrder) -> AgentStarted:
@@ -72,7 +75,8 @@ class NodeWork(NodeActivities):
         provider = self._provider(order.order.spec.provider)
         provider.check(order.order)
         grant = await self._grant(order.order.callback_url, order.order.workspace_id, turn=order.turn)
-        return await provider.start_agent(order, grant)
+        with _files():
+            return await provider.start_agent(order, grant)
 
     @activity.defn
     async def supervise_agent(self, order: AgentOrder) -> AgentExit:
@@ -88,7 +92,8 @@ class NodeWork(NodeActivities):
     @activity.defn
     async def destroy_workspace(self, ref: WorkspaceRef) -> Acknowledgement:
         """Stop every process of the workspace and remove its files; a workspace that is gone is no error."""
-        return await self._provider(ref.provider).destroy(ref.workspace_id, keep=ref.keep)
+        with _files():
+            return await self._provider(ref.provider).destroy(ref.workspace_id, keep=ref.keep)
 
     def _provider(self, name: str) -> WorkspaceProvider:
         if provider := self._providers.get(name):
@@ -132,6 +137,21 @@ class NodeWork(NodeActivities):
                 category=Category.INFRASTRUCTURE,
                 transient=True,
             ) from error
+
+
+@contextlib.contextmanager
+def _files() -> Iterator[None]:
+    """Name a full disk, or one without permission, for what it is."""
+    try:
+        yield
+    except OSError as error:
+        raise Failure(
+            "node_files",
+            f"The node cannot write the workspace's files: {error.strerror or type(error).__name__}.",
+            category=Category.INFRASTRUCTURE,
+            transient=True,
+            guidance="Look at the node's disk: space, inodes, permissions.",
+        ) from error
 
 
 def _refused(status: int, url: str) -> Failure:

@@ -77,6 +77,11 @@ class Layout:
         return self.control / "result.json"
 
     @property
+    def stopped(self) -> Path:
+        """The last attempt that worked here, once the workspace was stopped and kept."""
+        return self.control / "stopped"
+
+    @property
     def tombstone(self) -> Path:
         """Says that this id was destroyed: a creation that comes late must not bring it back."""
         return self.root / ".destroyed" / self.workspace_id

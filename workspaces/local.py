@@ -123,8 +123,8 @@ class LocalProvider(WorkspaceProvider):
     async def start_agent(self, agent: AgentOrder, grant: Grant) -> AgentStarted:
         """Start the turn's program, or find who holds its lock."""
         layout = self._existing(agent.order.workspace_id)
-        stopped = layout.control / "stopped"
-        if stopped.exists() and int(stopped.read_text("ascii")) >= agent.order.attempt:
+        # A kept workspace is for later attempts; a start of the old one comes late.
+        if layout.stopped.exists() and int(layout.stopped.read_text("ascii")) >= agent.order.attempt:
             raise gone(agent.order.workspace_id)
         called = invocation(agent.order.spec, self._presets, prompt=agent.prompt)
         pid, adopted = await asyncio.to_thread(self._start_agent, layout, agent, grant, called)
@@ -172,8 +172,7 @@ class LocalProvider(WorkspaceProvider):
         if not layout.base.is_dir():
             return processes.end_all(layout.workspace_id, grace=self._grace)
         if keep:
-            attempts = [int(lock.stem.split("-")[1][1:]) for lock in layout.control.glob("agent-a*.lock")]
-            write_private(layout.control / "stopped", str(max(attempts, default=1)))
+            write_private(layout.stopped, str(sessions.latest_attempt(layout.control)))
         else:
             layout.tombstone.touch()
         ended, left = processes.end_all(layout.workspace_id, grace=self._grace)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final
 
 from domain.messages import AgentOrder, WorkspaceOrder
@@ -20,6 +21,13 @@ def preparation(generation: int) -> str:
 def turn_name(agent: AgentOrder) -> str:
     """Return the name of one turn of one attempt: a retained workspace may see several attempts."""
     return f"agent-a{agent.order.attempt}-t{agent.turn}"
+
+
+def latest_attempt(control: Path) -> int:
+    """Return the highest attempt that had a session here; 0 when none had."""
+    files = [path for kind in ("prepare-*.json", "agent-*.json") for path in control.glob(kind)]
+    bodies = [json.loads(path.read_text("utf-8")) for path in files if not path.name.endswith(".exit.json")]
+    return max((int(body["environment"]["TASKRUNNER_ATTEMPT"]) for body in bodies), default=0)
 
 
 def variables(order: WorkspaceOrder, paths: Mapping[str, str], callback_url: str, turn: int) -> dict[str, str]:

@@ -166,3 +166,11 @@ async def test_attachment_for_a_workspace_that_is_elsewhere_fails(work: NodeWork
     with pytest.raises(Failure):
         await ActivityEnvironment().run(work.transfer_attachment, order)
     assert api.requests == []
+
+
+async def test_node_that_cannot_write_says_so(work: NodeWork, api: RecordingApi, tmp_path: Path) -> None:
+    """Given a file where the workspaces' directory should be, the failure names the node's disk."""
+    (tmp_path / "w").touch()
+    with pytest.raises(Failure) as caught:
+        await ActivityEnvironment().run(work.create_workspace, ordered(api))
+    assert (caught.value.error.code, caught.value.error.retryable) == ("node_files", True)

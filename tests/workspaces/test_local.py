@@ -262,6 +262,15 @@ async def test_kept_workspace_keeps_files_for_the_next_attempt_only(bench: Bench
     assert (bench.base / "work/attempts").read_text() == "1\n2\n"
 
 
+async def test_kept_workspace_whose_agent_never_started_refuses_its_old_attempt(bench: Bench) -> None:
+    """A start that comes late, after the third attempt was stopped in its setup, starts nothing."""
+    bench.new(command=["true"], attempt=3)
+    await bench.prepare()
+    await bench.provider.destroy(bench.order.workspace_id, keep=True)
+    with pytest.raises(Failure, match="stopped for good"):
+        await bench.start()
+
+
 async def test_inspect_and_list_say_what_is_here(bench: Bench) -> None:
     """Sessions are running, ended or lost; ids come from the directories."""
     await bench.prepare(command=["sleep", "60"])
