@@ -5,11 +5,13 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
+import httpx2
 import structlog
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
@@ -21,24 +23,31 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 from activities.dispatch import Dispatcher
 from activities.failures import FailureInterceptor
 from activities.mirror import Mirror
+from activities.node import NodeWork
 from activities.placement import Placement
 from domain.names import CONTROL_QUEUE, NodeId, node_queue, supervise_queue
+from domain.spec import Provider
 from settings import Settings
 from store.engine import Database
 from workflows.gateway import Gateway
 from workflows.ports import NodeActivities
 from workflows.task_runner import TaskRunner
+from workspaces.local import LocalProvider, base_environment
+from workspaces.secrets import Secrets
 
 log = structlog.get_logger()
 
 # With a 2 s sticky timeout a killed worker's workflows go on elsewhere after 5.5 s instead of 13.5 s.
 STICKY: Final = timedelta(seconds=2)
 GRACE: Final = timedelta(seconds=10)
+API_LIMIT: Final = 30.0
+REPORT_AGAIN: Final = 1.0
+SERVER_ERRORS: Final = 500
 
 # Pure modules: the sandbox would import them again for every run.
 SANDBOX: Final = SandboxedWorkflowRunner(
     restrictions=SandboxRestrictions.default.with_passthrough_modules(
-        "domain", "pydantic", "pydantic_core", "uuid_utils"
+        "domain", "workflows", "pydantic", "pydantic_core", "uuid_utils"
     )
 )
 
@@ -60,6 +69,7 @@ def control_worker(client: Client, database: Database, dispatcher: Dispatcher, *
     placement, mirror = Placement(database, dispatcher), Mirror(database, dispatcher)
     defaults: dict[str, Any] = {
         "task_queue": CONTROL_QUEUE,
+        "workflows": [TaskRunner],
         "workflow_runner": SANDBOX,
         "interceptors": [FailureInterceptor()],
         "max_cached_workflows": 1000,
@@ -71,7 +81,6 @@ def control_worker(client: Client, database: Database, dispatcher: Dispatcher, *
     }
     return Worker(
         client,
-        workflows=[TaskRunner],
         activities=[
             mirror.flush,
             mirror.conclude,
@@ -112,23 +121,41 @@ def node_workers(client: Client, node: NodeActivities, node_id: NodeId, *, slots
     return [short, long]
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What the control plane's processes are made of."""
+
+    settings: Settings
+    client: Client
+    database: Database
+    gateway: Gateway
+    dispatcher: Dispatcher
+
+
 @asynccontextmanager
-async def control_plane(settings: Settings) -> AsyncIterator[Dispatcher]:
-    """Run the control worker and the dispatcher's loop."""
-    client = await connect()
+async def composed(settings: Settings, *, lazy: bool = False) -> AsyncIterator[Parts]:
+    """Compose a process of the control plane; `lazy` lets it boot while Temporal is away."""
+    client = await connect(lazy=lazy)
     database = Database(settings.database_url, pool=settings.database_pool)
     gateway = Gateway(client, ui_url=settings.temporal_ui_url)
     dispatcher = Dispatcher(name=process_name(), database=database, gateway=gateway, policy=settings.policy)
-    loop = asyncio.create_task(dispatcher.run())
     try:
-        async with control_worker(client, database, dispatcher):
-            yield dispatcher
+        yield Parts(settings, client, database, gateway, dispatcher)
     finally:
-        loop.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await loop
         await dispatcher.close()
         await database.close()
+
+
+@asynccontextmanager
+async def control_plane(settings: Settings) -> AsyncIterator[None]:
+    """Run the control worker and the dispatcher's loop."""
+    async with composed(settings) as parts, control_worker(parts.client, parts.database, parts.dispatcher):
+        loop = asyncio.create_task(parts.dispatcher.run())
+        try:
+            yield
+        finally:
+            loop.cancel()
+            await asyncio.gather(loop, return_exceptions=True)
 
 
 async def until_told() -> None:
@@ -148,11 +175,57 @@ async def run_control(settings: Settings) -> None:
         log.info("worker.draining", role="control")
 
 
-async def run_workers(workers: Sequence[Worker]) -> None:
-    """Run workers until SIGTERM, then drain them."""
-    async with contextlib.AsyncExitStack() as stack:
-        for worker in workers:
-            await stack.enter_async_context(worker)
-        log.info("worker.ready", queues=[worker.task_queue for worker in workers])
-        await until_told()
-        log.info("worker.draining")
+async def run_node(settings: Settings) -> None:
+    """Report in to the API, then do a node's work until SIGTERM, then drain.
+
+    The node needs Temporal and the API, no open port and no database.
+    """
+    client = await connect()
+    node_id = NodeId(settings.node_id)
+    async with httpx2.AsyncClient(timeout=API_LIMIT) as http:
+        providers = {Provider.LOCAL.value: local_provider(settings)}
+        node = NodeWork(providers, client=http, api_key=settings.node_key.get_secret_value())
+        async with contextlib.AsyncExitStack() as stack:
+            for worker in node_workers(client, node, node_id, slots=settings.node_slots):
+                await stack.enter_async_context(worker)
+            told = asyncio.create_task(until_told())
+            reporting = asyncio.create_task(report_in(http, settings))
+            await asyncio.wait([told, reporting], return_when=asyncio.FIRST_COMPLETED)
+            if reporting.done():
+                reporting.result()
+                log.info("worker.ready", role="node", node=node_id, slots=settings.node_slots)
+            await told
+            reporting.cancel()
+            log.info("worker.draining", role="node", node=node_id)
+
+
+def local_provider(settings: Settings) -> LocalProvider:
+    """Return the provider of workspaces that are directories and processes of this machine."""
+    return LocalProvider(
+        settings.data_dir / "workspaces",
+        environment=base_environment(os.environ, allowed=settings.node_pass_env),
+        secrets=Secrets(file=settings.node_secrets_file, environment=os.environ),
+        presets=settings.node_presets,
+        allow_file_urls=settings.node_allow_file_urls,
+    )
+
+
+async def report_in(http: httpx2.AsyncClient, settings: Settings) -> None:
+    """Register this node and report it ready, for as long as the API is away. Raises when the API refuses it."""
+    headers = {"Authorization": f"Bearer {settings.node_key.get_secret_value()}"}
+    body = {"id": settings.node_id, "slots": settings.node_slots, "labels": settings.node_labels}
+    url = f"{settings.public_url}/v1/nodes"
+    while True:
+        try:
+            registered = await http.post(url, json=body, headers=headers)
+            ready = registered.is_success and await http.post(f"{url}/{settings.node_id}/ready", headers=headers)
+        except httpx2.TransportError as error:
+            log.warning("node.api_unreachable", error=type(error).__name__)
+        else:
+            if ready and ready.is_success:
+                return
+            refused = ready or registered
+            if refused.status_code < SERVER_ERRORS:
+                raise RuntimeError(f"the API refused this node: {refused.status_code} {refused.text[:500]}")
+            log.warning("node.api_unready", status=refused.status_code)
+        await asyncio.sleep(REPORT_AGAIN)
