@@ -5,6 +5,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from temporalio import activity
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
@@ -13,6 +14,9 @@ from store.mirror import TaskGone
 
 # The server refuses more, and would let the activity be retried without end.
 RESULT_LIMIT: Final = 2_000_000
+# A failure travels through every error of the attempt's end.
+MESSAGE_LIMIT: Final = 4_000
+UNKNOWN_TRIES: Final = 3
 
 # The database is away or sheds load: connection, resources, shutdown, lock and serialisation failures.
 _AWAY: Final = (InterfaceError, OperationalError, PoolTimeout, OSError)
@@ -39,6 +43,10 @@ class _Boundary(ActivityInboundInterceptor):
             raise _typed(_database_error(failure)) from failure
         except (PoolTimeout, OSError) as failure:
             raise _typed(_error("unreachable", Category.INFRASTRUCTURE, str(failure), retryable=True)) from failure
+        except ApplicationError:
+            raise
+        except Exception as unknown:
+            raise _unknown(unknown) from unknown
         _check_size(result)
         return result
 
@@ -56,14 +64,22 @@ def _database_error(failure: DBAPIError) -> TaskError:
     return _error("database_refused", Category.INTERNAL, message)
 
 
+def _unknown(failure: Exception) -> ApplicationError:
+    """Type what nobody has classified: transient within its tries, and the mirror's tries have no end of their own."""
+    lasting = activity.info().is_local and activity.info().attempt >= UNKNOWN_TRIES
+    message = f"{type(failure).__name__}: {failure}"
+    return _typed(_error("unexpected", Category.INTERNAL, message, retryable=not lasting))
+
+
 def _typed(error: TaskError) -> ApplicationError:
+    told = error.model_copy(update={"message": error.message[:MESSAGE_LIMIT]})
     return ApplicationError(
-        error.message, error.model_dump(mode="json"), type=error.code, non_retryable=not error.retryable
+        told.message, told.model_dump(mode="json"), type=told.code, non_retryable=not told.retryable
     )
 
 
 def _check_size(result: Any) -> None:
-    size = len(result.model_dump_json()) if isinstance(result, BaseModel) else 0
+    size = len(result.model_dump_json().encode()) if isinstance(result, BaseModel) else 0
     if size > RESULT_LIMIT:
         message = f"The result has {size} bytes; at most {RESULT_LIMIT} fit into a history."
         raise _typed(_error("result_too_large", Category.AGENT, message))

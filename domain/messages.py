@@ -5,10 +5,11 @@ A field that is added later has a default: histories written before it must stil
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import BaseModel, Field, JsonValue, field_validator
 
-from domain.errors import TaskError
+from domain.errors import Category, TaskError
 from domain.events import NewEvent
 from domain.lifecycle import Step, TaskStatus
 from domain.names import CallbackKind, NodeId, ProjectId, RunId, TaskId, WorkspaceId
@@ -27,6 +28,12 @@ class CallbackSignal(BaseModel):
     error: TaskError | None = None
     exit_code: int | None = None
     result: JsonValue = None
+
+    @field_validator("error", mode="before")
+    @classmethod
+    def _own_fault(cls, error: Any) -> Any:
+        """Read an error of code and message only, as the callback's body has it: the workspace's own fault."""
+        return {"category": Category.WORKSPACE, "retryable": True, **error} if isinstance(error, dict) else error
 
 
 class SlotGranted(BaseModel):
@@ -77,6 +84,9 @@ class Answer(BaseModel):
     pause: str | None = None
     breakpoints: Breakpoints | None = None
     inbox: list[CallbackSignal] = Field(default_factory=list)
+    # How the row ended, when the verdict is `ended`.
+    result: JsonValue = None
+    error: TaskError | None = None
 
     @property
     def live(self) -> bool:

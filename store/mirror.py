@@ -25,7 +25,9 @@ _RESERVE = text(
 _WAIT = text(
     "SELECT wait_for_slot(:task, :attempt, :version, CAST(:events AS jsonb), :priority, CAST(:labels AS jsonb))"
 )
-_APPEND = text("SELECT (append_events(tasks, CAST(:events AS jsonb))).last_seq FROM tasks WHERE id = :task FOR UPDATE")
+_APPEND = text(
+    "SELECT (append_events(tasks, CAST(:events AS jsonb))).last_seq FROM tasks WHERE id = :task FOR NO KEY UPDATE"
+)
 
 
 def _plain(value: Any) -> str:

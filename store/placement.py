@@ -7,13 +7,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from domain.lifecycle import NodeStatus
 from domain.messages import Flush, NodeChoice, NodeQuery
 from domain.names import NodeId
-from store.models import Node, Task, Waiter
+from store.models import Ledger, LedgerKind, LedgerState, Node, Task, Waiter
 
 WORKING = (NodeStatus.READY.value, NodeStatus.WARM.value)
 
 
 async def select_node(connection: AsyncConnection, query: NodeQuery) -> NodeChoice:
-    """Choose: preferred, else warm, else least loaded, else one that is coming up; among those with a free slot."""
+    """Choose: preferred, else warm, else least loaded, else one that is coming up; among those with a free slot.
+
+    A slot that this attempt holds already comes before all: a redone workflow task does not remember it.
+    """
+    held = await _held(connection, query)
+    if held is not None:
+        return held
     working = Node.status.in_(WORKING)
     rank = case(
         (Node.id == (query.preferred or ""), 0),
@@ -38,6 +44,17 @@ async def select_node(connection: AsyncConnection, query: NodeQuery) -> NodeChoi
     return NodeChoice(node_id=row.id, reported_in=row.reported_in, reason=reason)
 
 
+async def _held(connection: AsyncConnection, query: NodeQuery) -> NodeChoice | None:
+    statement = select(Ledger.node_id).where(
+        Ledger.task_id == query.task_id,
+        Ledger.attempt == query.attempt,
+        Ledger.kind == LedgerKind.SLOT,
+        Ledger.state != LedgerState.RELEASED,
+    )
+    node = (await connection.execute(statement)).scalar_one_or_none()
+    return NodeChoice(node_id=node, reason="its slot is held") if node else None
+
+
 async def await_node(connection: AsyncConnection, flush: Flush, node_id: NodeId) -> bool:
     """Enter the wait for a node's report; returns whether it has reported in already.
 
@@ -50,5 +67,8 @@ async def await_node(connection: AsyncConnection, flush: Flush, node_id: NodeId)
     source = select(Task.id, Task.attempt, Task.project, Task.priority, Task.labels, literal(node_id)).where(
         Task.id == flush.task_id, Task.attempt == flush.attempt
     )
-    await connection.execute(upsert(Waiter).from_select(columns, source).on_conflict_do_nothing())
+    entry = upsert(Waiter).from_select(columns, source)
+    await connection.execute(
+        entry.on_conflict_do_update(index_elements=[Waiter.task_id, Waiter.attempt], set_={"granted": node_id})
+    )
     return False

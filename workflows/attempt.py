@@ -1,11 +1,11 @@
 """One attempt from the inside: its state, its unwritten events, and the few ways in which a step may act."""
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from temporalio import workflow
 from temporalio.common import Priority, SearchAttributeKey
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
@@ -35,9 +35,10 @@ Request = TypeVar("Request", bound=BaseModel)
 TASK_STATUS: Final = SearchAttributeKey.for_keyword(SearchAttribute.TASK_STATUS)
 TASK_STEP: Final = SearchAttributeKey.for_keyword(SearchAttribute.TASK_STEP)
 
-# A version orders flushes by (continue-as-new base, history length, ordinal within the task): see Attempt.version.
-ORDINAL_BITS: Final = 12
-HISTORY_BITS: Final = 24
+# A version orders flushes by these, the first one highest: see Attempt.version. The base of continue-as-new is above.
+HISTORY_BITS: Final = 20
+SECONDS_BITS: Final = 24
+ORDINAL_BITS: Final = 8
 
 
 class StepFailed(Exception):  # noqa: N818 - a fact about the step
@@ -64,7 +65,9 @@ class Attempt:
         self.state = state
         self.budgets = argument.policy.budgets.overridden(argument.spec.timeouts)
         self.supervision: workflow.ActivityHandle[Any] | None = None
+        self.concluding = False
         self._pending: list[NewEvent] = []
+        self._batched = 0
         self._closed: set[tuple[Step, int]] = set()
         self._ordinal = 0
         self._ordinal_at = 0
@@ -199,7 +202,13 @@ class Attempt:
         return StepOutcome.SKIPPED
 
     def error(
-        self, code: str, category: Category, message: str, *, retryable: bool = False, **context: Any
+        self,
+        code: str,
+        category: Category,
+        message: str,
+        *,
+        retryable: bool = False,
+        context: Mapping[str, Any] | None = None,
     ) -> TaskError:
         """Return an error of the current step, with guidance and context."""
         return TaskError(
@@ -209,23 +218,24 @@ class Attempt:
             step=self.state.step,
             retryable=retryable,
             guidance=GUIDANCE[category],
-            context=self._context(context),
+            context=self._context(context or {}),
         )
 
-    def _context(self, more: dict[str, Any]) -> dict[str, Any]:
+    def _context(self, more: Mapping[str, Any]) -> dict[str, Any]:
         known = {
             "attempt": self.argument.attempt,
             "node_id": self.state.node_id,
             "workspace_id": self.state.workspace_id,
         }
-        return {name: value for name, value in (known | more).items() if value is not None}
+        return {name: value for name, value in (known | dict(more)).items() if value is not None}
 
     def _written(self) -> None:
-        """Note that the unwritten events are in the log; a changed status is shown to operators."""
+        """Note that the last batch is in the log; a changed status is shown to operators."""
         status = self.state.status
-        for event in self._pending:
+        for event in self._pending[: self._batched]:
             status = changes(event).get("status", status)
-        self._pending.clear()
+        self._pending = self._pending[self._batched :]
+        self._batched = 0
         self._provisional = False
         if status is not self.state.status:
             self.state.status = status
@@ -236,6 +246,7 @@ class Attempt:
 
     def batch(self) -> Flush:
         """Return the unwritten events as a flush; they stay unwritten until an answer was obeyed."""
+        self._batched = len(self._pending)
         return Flush(
             task_id=self.argument.task_id,
             attempt=self.argument.attempt,
@@ -248,12 +259,16 @@ class Attempt:
 
         A local activity whose workflow task failed is redone with other content under a longer history: the redo
         is newer and wins. A replay has the same history length and ordinal: it is a repeat. A plain counter in
-        workflow state would give the redo the number of the flush that it must supersede.
+        workflow state would give the redo the number of the flush that it must supersede. The server writes no
+        event for a second failure of one task in a row, so the task's own time tells that redo from the first.
         """
         length = workflow.info().get_current_history_length()
         self._ordinal = self._ordinal + 1 if length == self._ordinal_at else 1
         self._ordinal_at = length
-        return (self.state.flush_base << HISTORY_BITS | length) << ORDINAL_BITS | self._ordinal
+        age = workflow.now() - workflow.info().workflow_start_time
+        seconds = min(max(int(age.total_seconds()), 0), 2**SECONDS_BITS - 1)
+        version = self.state.flush_base << HISTORY_BITS | length
+        return (version << SECONDS_BITS | seconds) << ORDINAL_BITS | self._ordinal
 
     async def flush(self) -> Answer:
         """Write what is unwritten, and obey the answer."""
@@ -273,20 +288,29 @@ class Attempt:
         return reply
 
     def obey(self, answer: Answer) -> Answer:
-        """Take over what the mirror says. Raises Fenced or CancelIntent."""
+        """Take over what the mirror says. Raises Fenced or CancelIntent, but not during `cleanup`."""
         if answer.live:
             self._written()
         if answer.verdict is Verdict.SUPERSEDED:
             self.state.superseded = True
-            raise Fenced(answer.verdict)
         if answer.verdict is Verdict.ENDED:
-            self.state.outcome = answer.status
+            self.state.outcome, self.state.result, self.state.error = answer.status, answer.result, answer.error
+        if (
+            self.state.step is Step.CLEANUP
+        ):  # the way out is taken already, and what is held is this attempt's to release
+            return answer
+        if not answer.live:
             raise Fenced(answer.verdict)
         for signal in answer.inbox:
             self.receive(signal)
-        if answer.cancel and self.state.step is not Step.CLEANUP:
+        if answer.cancel:
             raise CancelIntent
         return answer
+
+    def check_cancelled(self) -> None:
+        """Raise CancelIntent if a cancel came while an effect was under way that must not be left half done."""
+        if workflow.cancellation_reason() is not None and self.state.step is not Step.CLEANUP:
+            raise CancelIntent
 
     # --- what arrives -------------------------------------------------------------------------------------------
 
@@ -314,22 +338,11 @@ class Attempt:
         """Raise StepFailed if the workspace has said that it failed."""
         if self.state.failed is None:
             return
-        told = self.state.failed.error
-        category = told.category if told else Category.WORKSPACE
-        self.emit(
-            EventType.WORKSPACE_FAILED,
-            source=EventSource.WORKSPACE,
-            code=told.code if told else "workspace_failed",
-            message=told.message if told else "",
+        told = self.state.failed.error or self.error(
+            "workspace_failed", Category.WORKSPACE, "The workspace said that it failed.", retryable=True
         )
-        raise StepFailed(
-            self.error(
-                told.code if told else "workspace_failed",
-                category,
-                told.message if told else "The workspace said that it failed.",
-                retryable=category is Category.WORKSPACE,
-            )
-        )
+        self.emit(EventType.WORKSPACE_FAILED, source=EventSource.WORKSPACE, code=told.code, message=told.message)
+        raise self.told(told)
 
     async def wait(self, until: Callable[[], bool], *, within: timedelta) -> bool:
         """Wait for a fact, pushed by a signal; one timer, no polling. Returns False when the time is up.
@@ -357,7 +370,7 @@ class Attempt:
                 category,
                 f"{what} within {seconds} s.",
                 retryable=True,
-                budget_seconds=within.total_seconds(),
+                context={"budget_seconds": within.total_seconds()},
             )
         )
 
@@ -388,10 +401,13 @@ class Attempt:
                     schedule_to_close_timeout=left,
                     start_to_close_timeout=min(NODE_TRY, left),
                     retry_policy=NODE_RETRY,
+                    # A workspace must not be made while it is being destroyed: a cancel waits for the effect's end.
+                    cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
                     summary=summary,
                     priority=Priority(priority_key=self.spec.priority),
                 )
             except ActivityError as failure:
+                self.check_cancelled()
                 failed = self.failed(failure)
                 failed.error.context["try"] = number
                 if not failed.error.retryable or number == retry.tries or workflow.now() + delay >= deadline:
@@ -406,21 +422,37 @@ class Attempt:
                 await workflow.sleep(delay, summary=f"try {number + 1} of {retry.tries}")
                 delay = min(delay * 2, retry.longest_delay)
             else:
+                self.check_cancelled()
                 return reply
         raise AssertionError("unreachable: the last try returns or raises")
+
+    def told(self, error: TaskError, **context: Any) -> StepFailed:
+        """Return the failure that an adapter or a workspace has classified, in this step's words."""
+        told = {
+            "step": self.state.step,
+            "guidance": error.guidance or GUIDANCE[error.category],
+            "context": self._context(error.context | context),
+        }
+        return StepFailed(error.model_copy(update=told))
 
     def failed(self, failure: ActivityError) -> StepFailed:
         """Classify a failed activity: what the adapter said wins; silence of the node is a lost runtime."""
         cause = failure.cause
         if isinstance(cause, CancelledError):
             raise failure
-        if isinstance(cause, ApplicationError) and cause.details and isinstance(cause.details[0], dict):
-            error = TaskError.model_validate(cause.details[0])
-            return StepFailed(
-                error.model_copy(update={"step": self.state.step, "context": self._context(error.context)})
-            )
+        error = _told(cause)
+        if error is not None:
+            return self.told(error)
         if isinstance(cause, ActivityTimeout):
             message = f"Node {self.state.node_id} did not answer in time."
             return StepFailed(self.error("node_unreachable", Category.RUNTIME_LOST, message, retryable=True))
         text = str(cause or failure)
         return StepFailed(self.error("unexpected", Category.INTERNAL, text, retryable=True))
+
+
+def _told(cause: BaseException | None) -> TaskError | None:
+    """Return the error that an adapter has put into its failure, if it is one that this version can read."""
+    if isinstance(cause, ApplicationError) and cause.details:
+        with suppress(ValidationError):
+            return TaskError.model_validate(cause.details[0])
+    return None

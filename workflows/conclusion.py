@@ -1,6 +1,5 @@
 """How an attempt ends: its last events, and whether another attempt follows."""
 
-import contextlib
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,7 +9,7 @@ from domain.errors import Category, TaskError
 from domain.events import EVENT_OF_OUTCOME, EventType
 from domain.lifecycle import TaskStatus
 from domain.messages import Conclusion
-from workflows.attempt import Attempt, Fenced
+from workflows.attempt import Attempt, StepFailed
 from workflows.ports import MirrorActivities
 
 
@@ -29,18 +28,17 @@ def will_retry(attempt: Attempt) -> bool:
 async def conclude(attempt: Attempt) -> None:
     """Write the end, release what the ledger says is held, and store the next attempt's start: one transaction."""
     next_at = _emit_end(attempt)
-    answer = await attempt.mirror(
-        MirrorActivities.conclude,
-        Conclusion(
-            **attempt.batch().model_dump(),
-            destroyed=not attempt.state.cleanup_pending,
-            next_attempt_at=next_at,
-        ),
-        "write the end",
+    attempt.concluding = True
+    conclusion = Conclusion(
+        **attempt.batch().model_dump(), destroyed=not attempt.state.cleanup_pending, next_attempt_at=next_at
     )
-    # The row ended before us, or belongs to a later attempt: `obey` has taken over what it says.
-    with contextlib.suppress(Fenced):
-        attempt.obey(answer)
+    try:
+        answer = await attempt.mirror(MirrorActivities.conclude, conclusion, "write the end")
+    except StepFailed as refused:
+        # Trying again is useless, and a workflow that cannot end is worse: the row is the reconciler's now.
+        attempt.state.outcome, attempt.state.error = TaskStatus.FAILED, refused.error
+        return
+    attempt.obey(answer)
 
 
 def _emit_end(attempt: Attempt) -> datetime | None:
@@ -57,7 +55,8 @@ def _emit_end(attempt: Attempt) -> datetime | None:
         attempt.emit(EventType.ATTEMPT_FAILED, error=error, duration_seconds=duration, **cleanup)
         attempt.emit(EventType.TASK_QUEUED, attempt=number + 1, reason="retry", not_before=next_at.isoformat())
         return next_at
-    if state.outcome is TaskStatus.FAILED and state.error and state.error.retryable and number > 1:
+    exhausted = number >= attempt.spec.retry.max_attempts > 1
+    if state.outcome is TaskStatus.FAILED and state.error and state.error.retryable and exhausted:
         attempt.emit(EventType.TASK_RETRIES_EXHAUSTED, attempts=number)
     outcome = state.outcome or TaskStatus.FAILED
     attempt.emit(

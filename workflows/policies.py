@@ -21,3 +21,5 @@ NODE_TRY: Final = timedelta(seconds=60)
 SUPERVISE_RETRY: Final = RetryPolicy(initial_interval=timedelta(seconds=1), backoff_coefficient=1.0)
 # A killed node worker is noticed this fast; its successor adopts the process.
 SUPERVISE_HEARTBEAT: Final = timedelta(seconds=10)
+# A step must be readable in the mirror 1 s after it began; one that ends sooner is written with what follows.
+VISIBLE: Final = timedelta(milliseconds=500)

@@ -53,6 +53,9 @@ HANDLERS: Final[Mapping[Step, Handler]] = {
     Step.CLEANUP: cleanup,
 }
 
+# `temporal workflow signal` without `--input` sends no argument at all.
+BARE: Final = CallbackSignal()
+
 
 @workflow.defn(name=TASK_RUNNER)
 class TaskRunner:
@@ -113,13 +116,13 @@ class TaskRunner:
         await conclude(self.attempt)
 
     async def _shielded(self, end: Awaitable[None]) -> None:
-        """Finish the end whatever arrives. A cancel that comes now still prevents another attempt, no more."""
+        """Finish the end whatever arrives. A cancel before the last flush still prevents another attempt, no more."""
         task = asyncio.ensure_future(end)
         while not task.done():
             try:
                 await asyncio.shield(task)
             except asyncio.CancelledError:
-                if will_retry(self.attempt) and not task.done():
+                if will_retry(self.attempt) and not self.attempt.concluding:
                     self.state.outcome, self.state.error = TaskStatus.CANCELLED, cancelled(self.attempt)
         task.result()
 
@@ -138,34 +141,35 @@ class TaskRunner:
     # --- facts, as signals --------------------------------------------------------------------------------------
 
     @workflow.signal(name=SignalName.WORKSPACE_CLAIMED)
-    def workspace_claimed(self, signal: CallbackSignal) -> None:
+    def workspace_claimed(self, signal: CallbackSignal = BARE) -> None:
         """Somebody fetched the callback token of an external workspace."""
         self.attempt.receive(signal.model_copy(update={"kind": CallbackKind.CLAIMED}))
 
     @workflow.signal(name=SignalName.WORKSPACE_READY)
-    def workspace_ready(self, signal: CallbackSignal) -> None:
+    def workspace_ready(self, signal: CallbackSignal = BARE) -> None:
         """The workspace is ready."""
         self.attempt.receive(signal.model_copy(update={"kind": CallbackKind.READY}))
 
     @workflow.signal(name=SignalName.WORKSPACE_FAILED)
-    def workspace_failed(self, signal: CallbackSignal) -> None:
+    def workspace_failed(self, signal: CallbackSignal = BARE) -> None:
         """The workspace cannot go on."""
         self.attempt.receive(signal.model_copy(update={"kind": CallbackKind.FAILED}))
 
     @workflow.signal(name=SignalName.WORKSPACE_FINISHED)
-    def workspace_finished(self, signal: CallbackSignal) -> None:
+    def workspace_finished(self, signal: CallbackSignal = BARE) -> None:
         """The command or agent of a turn ended."""
         self.attempt.receive(signal.model_copy(update={"kind": CallbackKind.FINISHED}))
 
     @workflow.signal(name=SignalName.SLOT_GRANTED)
-    def slot_granted(self, grant: SlotGranted) -> None:
+    def slot_granted(self, grant: SlotGranted | None = None) -> None:
         """A slot that another attempt released is ours."""
-        self.state.slot_granted = grant.node_id
+        if grant is not None and grant.node_id is not None:
+            self.state.slot_granted = grant.node_id
 
     @workflow.signal(name=SignalName.NODE_READY)
-    def node_ready(self, report: NodeReady) -> None:
+    def node_ready(self, report: NodeReady | None = None) -> None:
         """A node reported in."""
-        if report.node_id is not None:
+        if report is not None and report.node_id is not None:
             self.state.nodes_ready.add(report.node_id)
 
     # --- commands, as updates -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 -- The last flush of an attempt. With p_due the task goes on with another attempt: its start intent is committed here.
--- What the attempt held is released whatever the verdict: a superseded attempt must not keep a slot.
+-- What the attempt held is released whatever the verdict: a superseded attempt must not keep a slot,
+-- nor one whose task was deleted.
 CREATE OR REPLACE FUNCTION conclude_task(
   p_task text, p_attempt int, p_version bigint, p_events jsonb, p_destroyed boolean, p_due timestamptz
 ) RETURNS jsonb
@@ -9,6 +10,7 @@ DECLARE
 BEGIN
   answer := flush_task(p_task, p_attempt, p_version, p_events);
   IF answer IS NULL THEN
+    PERFORM release_attempt(p_task, p_attempt, p_destroyed);
     RETURN NULL;
   END IF;
   IF answer ->> 'verdict' = 'applied' AND p_due IS NOT NULL THEN

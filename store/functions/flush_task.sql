@@ -1,12 +1,13 @@
 -- One batch of an attempt's events, fenced by (attempt, version): applies only if newer and the attempt has not ended.
--- Lock first, then read: a snapshot from before the lock would number events twice.
+-- Lock first, then read: a snapshot from before the lock would number events twice. The lock leaves the key alone:
+-- whoever grants this task a slot refers to it from the outbox, and holds what this task's release waits for.
 CREATE OR REPLACE FUNCTION flush_task(p_task text, p_attempt int, p_version bigint, p_events jsonb) RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
   r tasks;
   verdict text;
 BEGIN
-  SELECT * INTO r FROM tasks WHERE id = p_task FOR UPDATE;
+  SELECT * INTO r FROM tasks WHERE id = p_task FOR NO KEY UPDATE;
   IF NOT FOUND THEN
     RETURN NULL;
   END IF;
@@ -42,6 +43,8 @@ BEGIN
     'cancel', r.cancel_requested_at IS NOT NULL,
     'pause', r.pause_token,
     'breakpoints', r.breakpoints,
+    'result', CASE verdict WHEN 'ended' THEN r.result END,
+    'error', CASE verdict WHEN 'ended' THEN r.error END,
     'inbox', coalesce((
       SELECT jsonb_agg(c.body || jsonb_build_object('kind', c.kind, 'turn', c.turn, 'workspace_id', c.workspace_id)
                        ORDER BY c.received_at)

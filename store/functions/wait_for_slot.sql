@@ -18,9 +18,15 @@ BEGIN
   IF r.status <> 'queued' THEN
     RETURN answer;
   END IF;
+  SELECT node_id INTO granted_node FROM ledger
+  WHERE tag = format('slot-%s-a%s', p_task, p_attempt) AND state <> 'released';
+  IF FOUND THEN
+    RETURN answer || jsonb_build_object('granted', granted_node);
+  END IF;
+  -- One who waited for a node to come up waits for any slot now.
   INSERT INTO waiters (task_id, attempt, project, priority, labels)
   VALUES (p_task, p_attempt, r.project, p_priority, p_labels)
-  ON CONFLICT DO NOTHING;
+  ON CONFLICT (task_id, attempt) DO UPDATE SET granted = NULL;
   FOR n IN SELECT id FROM nodes WHERE status IN ('ready', 'warm') AND labels @> p_labels ORDER BY id LOOP
     PERFORM grant_slots(n.id);
   END LOOP;

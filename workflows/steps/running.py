@@ -26,11 +26,13 @@ async def running(attempt: Attempt) -> StepOutcome:
     if state.status is not TaskStatus.IN_PROGRESS:
         attempt.emit(EventType.TASK_STARTED, turn=state.turn)
     state.running_since = state.running_since or workflow.now()
+    # Even when it is over already: no task is completed that was never in progress.
+    await attempt.flush()
     if state.turn not in state.finished:
-        await attempt.flush()
         if not attempt.external:
             _supervise(attempt)
         await _until_over(attempt)
+    attempt.check_failed()
     ended = await _exit(attempt)
     attempt.emit(
         EventType.AGENT_FINISHED,
@@ -71,7 +73,7 @@ async def _until_over(attempt: Attempt) -> None:
         seconds = (workflow.now() - began).total_seconds()
         if cap != SOFT:
             message = f"The command was still running after {seconds:g} s, its {cap} cap."
-            raise StepFailed(attempt.error(f"cap_{cap}", Category.TIMEOUT, message, cap=cap))
+            raise StepFailed(attempt.error(f"cap_{cap}", Category.TIMEOUT, message, context={"cap": cap}))
         warned = True
         attempt.emit(EventType.TASK_CAP_WARNING, cap=cap, running_seconds=seconds)
         await attempt.flush()
@@ -87,16 +89,31 @@ def _next_cap(attempt: Attempt, began: datetime, *, warned: bool) -> tuple[str, 
 
 async def _exit(attempt: Attempt) -> AgentExit:
     """Return how the turn ended: what the workspace said wins over what the node saw."""
-    told = attempt.state.finished.get(attempt.state.turn)
-    if told is not None:
-        return AgentExit(turn=told.turn, exit_code=told.exit_code, result=told.result, error=told.error)
+    if (told := _told(attempt)) is not None:
+        return told
     if attempt.supervision is None:
         raise StepFailed(attempt.error("no_exit", Category.INTERNAL, "The turn ended and nobody saw how."))
     try:
         seen: AgentExit = await attempt.supervision
     except ActivityError as failure:
+        if (told := await _late(attempt)) is not None:
+            return told
         raise attempt.failed(failure) from failure
-    return seen
+    return (seen.lost and await _late(attempt)) or seen
+
+
+async def _late(attempt: Attempt) -> AgentExit | None:
+    """Look into the inbox before a process counts as lost: it may have told its end while the signal was on its way."""
+    await attempt.flush()
+    attempt.check_failed()
+    return _told(attempt)
+
+
+def _told(attempt: Attempt) -> AgentExit | None:
+    told = attempt.state.finished.get(attempt.state.turn)
+    if told is None:
+        return None
+    return AgentExit(turn=told.turn, exit_code=told.exit_code, result=told.result, error=told.error)
 
 
 def _check(attempt: Attempt, ended: AgentExit) -> None:
@@ -105,15 +122,7 @@ def _check(attempt: Attempt, ended: AgentExit) -> None:
         message = "The process is gone and left no exit code."
         raise StepFailed(attempt.error("runtime_lost", Category.RUNTIME_LOST, message, retryable=True))
     if ended.error is not None:
-        error = attempt.error(
-            ended.error.code,
-            ended.error.category,
-            ended.error.message,
-            retryable=ended.error.retryable,
-            **ended.error.context,
-            exit_code=ended.exit_code,
-        )
-        raise StepFailed(error.model_copy(update={"guidance": ended.error.guidance or error.guidance}))
+        raise attempt.told(ended.error, exit_code=ended.exit_code)
     if ended.exit_code:
         message = f"The command exited with {ended.exit_code}."
-        raise StepFailed(attempt.error("nonzero_exit", Category.AGENT, message, exit_code=ended.exit_code))
+        raise StepFailed(attempt.error("nonzero_exit", Category.AGENT, message, context={"exit_code": ended.exit_code}))

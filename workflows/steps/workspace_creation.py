@@ -33,7 +33,8 @@ async def workspace_creation(attempt: Attempt) -> StepOutcome:
             "reserve the workspace",
         )
         if reserved.workspace_id is not None:
-            state.workspace_id = reserved.workspace_id
+            if reserved.answer.live:
+                state.workspace_id = reserved.workspace_id
             attempt.obey(reserved.answer)
             return StepOutcome.DONE
     attempt.trace("workspace_creation", {"slot_lost_on": state.node_id})
