@@ -62,4 +62,6 @@ class Placement(PlacementActivities):
                 provider=reservation.provider,
                 node=reservation.node_id,
             )
-        return ReservationAnswer(answer=Answer.model_validate(answer), workspace_id=answer["workspace_id"])
+        return ReservationAnswer(
+            answer=Answer.model_validate(answer), workspace_id=answer["workspace_id"], node_id=answer.get("node_id")
+        )

@@ -165,10 +165,14 @@ class Reservation(BaseModel):
 
 
 class ReservationAnswer(BaseModel):
-    """The workspace of this visit, or None when the slot was lost to another."""
+    """The workspace of this visit, and the node that it was reserved on; None when the slot was lost to another.
+
+    A redo gets what the first try reserved, which may be on another node than the redo asked for.
+    """
 
     answer: Answer
     workspace_id: WorkspaceId | None = None
+    node_id: NodeId | None = None
 
 
 # --- nodes ----------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from store.models import Base
 HERE = Path(__file__).parent
 FUNCTIONS = (
     "append_events",
+    "append_to_log",
     "flush_task",
     "grant_slots",
     "release_attempt",

@@ -3,7 +3,6 @@
 The logic is in `functions/*.sql`, under the row's lock; here are the calls.
 """
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -14,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from domain.events import NewEvent, changes
 from domain.messages import Flush
 from domain.names import NodeId, TaskId, WorkspaceId
+from store import jsonb
 
 _FLUSH = text("SELECT flush_task(:task, :attempt, :version, CAST(:events AS jsonb))")
 _CONCLUDE = text(
@@ -25,13 +25,7 @@ _RESERVE = text(
 _WAIT = text(
     "SELECT wait_for_slot(:task, :attempt, :version, CAST(:events AS jsonb), :priority, CAST(:labels AS jsonb))"
 )
-_APPEND = text(
-    "SELECT (append_events(tasks, CAST(:events AS jsonb))).last_seq FROM tasks WHERE id = :task FOR NO KEY UPDATE"
-)
-
-
-def _plain(value: Any) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+_APPEND = text("SELECT append_to_log(:task, CAST(:events AS jsonb))")
 
 
 def events_json(events: Sequence[NewEvent]) -> str:
@@ -49,8 +43,7 @@ def events_json(events: Sequence[NewEvent]) -> str:
         }
         for event in events
     ]
-    # PostgreSQL's jsonb holds no NUL character; a workspace's result may.
-    return json.dumps(rows, default=_plain).replace("\\u0000", "\\ufffd")
+    return jsonb.dumps(rows)
 
 
 def _fence(flush: Flush) -> dict[str, Any]:
@@ -94,7 +87,10 @@ async def reserve(
     provider: str,
     node: NodeId | None,
 ) -> dict[str, Any]:
-    """Reserve a workspace with its slot; `workspace_id` is None when the slot was lost to another."""
+    """Reserve a workspace with its slot, or find it reserved: `workspace_id` and `node_id` say where it is.
+
+    `workspace_id` is None when the slot was lost to another.
+    """
     parameters = {"workspace": workspace, "visit": visit, "provider": provider, "node": node}
     return await _call(connection, _RESERVE, _fence(batch) | parameters)
 
@@ -103,7 +99,7 @@ async def wait_for_slot(
     connection: AsyncConnection, batch: Flush, *, priority: int, labels: dict[str, str]
 ) -> dict[str, Any]:
     """Enter the queue of waiters; `granted` is the node of a slot that is already this attempt's."""
-    return await _call(connection, _WAIT, _fence(batch) | {"priority": priority, "labels": json.dumps(labels)})
+    return await _call(connection, _WAIT, _fence(batch) | {"priority": priority, "labels": jsonb.dumps(labels)})
 
 
 async def append(connection: AsyncConnection, task: TaskId, events: Sequence[NewEvent]) -> None:

@@ -22,8 +22,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from domain.events import EventSource, EventType
 from domain.lifecycle import NodeStatus, Step, TaskStatus, WorkspaceStatus
 from domain.names import CallbackKind
+from domain.spec import Provider
 
 CONVENTION = {
     "ix": "%(table_name)s_%(column_0_N_name)s_ix",
@@ -135,7 +137,12 @@ class EventRow(Base):
     step: Mapped[str | None]
     data: Mapped[dict[str, Any]]
     key: Mapped[str]
-    __table_args__ = (Index(None, "task_id", "key", unique=True),)
+    __table_args__ = (
+        one_of("type", EventType),
+        one_of("source", EventSource),
+        one_of("step", Step),
+        Index(None, "task_id", "key", unique=True),
+    )
 
 
 class Outbox(Base):
@@ -220,6 +227,7 @@ class Workspace(Base):
     updated_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     __table_args__ = (
         one_of("status", WorkspaceStatus),
+        one_of("provider", Provider),
         Index(None, "task_id", "attempt", "visit", unique=True),
         Index(None, "project", "id"),
     )

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import and_, delete, func, insert, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from domain.lifecycle import TERMINAL
 from domain.names import CallbackKind, TaskId
 from store.models import Callback, Outbox, OutboxKind, Task
 
@@ -64,10 +65,11 @@ async def lease(connection: AsyncConnection, *, lease_to: str, until: timedelta,
         .order_by(Outbox.due_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
+        .cte("due")  # a CTE that locks runs once; a subquery may be run again, and would lock more than `limit`
     )
     statement = (
         update(Outbox)
-        .where(Outbox.id.in_(due))
+        .where(Outbox.id == due.c.id)
         .values(leased_by=lease_to, leased_until=NOW + until, tries=Outbox.tries + 1)
         .returning(Outbox.id, Outbox.kind, Outbox.task_id, Outbox.attempt, Outbox.name, Outbox.body, Outbox.tries)
     )
@@ -113,9 +115,9 @@ async def lease_callbacks(connection: AsyncConnection, *, until: timedelta, limi
         .order_by(Callback.due_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
-        .subquery()
+        .cte("due")
     )
-    over = or_(Task.attempt != Callback.attempt, Task.status.in_(("completed", "failed", "cancelled")))
+    over = or_(Task.attempt != Callback.attempt, Task.status.in_([status.value for status in TERMINAL]))
     statement = (
         update(Callback)
         .where(

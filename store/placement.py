@@ -1,10 +1,10 @@
 """Placement: which node has a free slot, and who waits for one."""
 
-from sqlalchemy import case, func, literal, or_, select
+from sqlalchemy import case, exists, func, literal, or_, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.lifecycle import NodeStatus
+from domain.lifecycle import TERMINAL, NodeStatus
 from domain.messages import Flush, NodeChoice, NodeQuery
 from domain.names import NodeId
 from store.models import Ledger, LedgerKind, LedgerState, Node, Task, Waiter
@@ -15,23 +15,28 @@ WORKING = (NodeStatus.READY.value, NodeStatus.WARM.value)
 async def select_node(connection: AsyncConnection, query: NodeQuery) -> NodeChoice:
     """Choose: preferred, else warm, else least loaded, else one that is coming up; among those with a free slot.
 
-    A slot that this attempt holds already comes before all: a redone workflow task does not remember it.
+    A slot that this attempt holds already (its workflow task was redone) comes before all others.
     """
-    held = await _held(connection, query)
-    if held is not None:
-        return held
     working = Node.status.in_(WORKING)
+    held = exists().where(
+        Ledger.task_id == query.task_id,
+        Ledger.attempt == query.attempt,
+        Ledger.kind == LedgerKind.SLOT,
+        Ledger.state != LedgerState.RELEASED,
+        Ledger.node_id == Node.id,
+    )
     rank = case(
-        (Node.id == (query.preferred or ""), 0),
-        (Node.status == NodeStatus.WARM.value, 1),
-        (working, 2),
-        else_=3,
+        (held, 0),
+        (Node.id == (query.preferred or ""), 1),
+        (Node.status == NodeStatus.WARM.value, 2),
+        (working, 3),
+        else_=4,
     )
     statement = (
         select(Node.id, working.label("reported_in"), rank.label("rank"))
         .where(
             or_(working, Node.status == NodeStatus.PROVISIONING.value),
-            Node.used < Node.slots,
+            or_(held, Node.used < Node.slots),
             Node.labels.contains(query.labels),
         )
         .order_by(case((working, 0), else_=1), rank, Node.used * 1.0 / func.greatest(Node.slots, 1), Node.id)
@@ -40,19 +45,8 @@ async def select_node(connection: AsyncConnection, query: NodeQuery) -> NodeChoi
     row = (await connection.execute(statement)).one_or_none()
     if row is None:
         return NodeChoice(reason="no matching node has a free slot")
-    reason = ("preferred", "warm", "least loaded", "coming up")[row.rank]
+    reason = ("held", "preferred", "warm", "least loaded", "coming up")[row.rank]
     return NodeChoice(node_id=row.id, reported_in=row.reported_in, reason=reason)
-
-
-async def _held(connection: AsyncConnection, query: NodeQuery) -> NodeChoice | None:
-    statement = select(Ledger.node_id).where(
-        Ledger.task_id == query.task_id,
-        Ledger.attempt == query.attempt,
-        Ledger.kind == LedgerKind.SLOT,
-        Ledger.state != LedgerState.RELEASED,
-    )
-    node = (await connection.execute(statement)).scalar_one_or_none()
-    return NodeChoice(node_id=node, reason="its slot is held") if node else None
 
 
 async def await_node(connection: AsyncConnection, flush: Flush, node_id: NodeId) -> bool:
@@ -65,7 +59,9 @@ async def await_node(connection: AsyncConnection, flush: Flush, node_id: NodeId)
         return True
     columns = [Waiter.task_id, Waiter.attempt, Waiter.project, Waiter.priority, Waiter.labels, Waiter.granted]
     source = select(Task.id, Task.attempt, Task.project, Task.priority, Task.labels, literal(node_id)).where(
-        Task.id == flush.task_id, Task.attempt == flush.attempt
+        Task.id == flush.task_id,
+        Task.attempt == flush.attempt,
+        Task.status.not_in([status.value for status in TERMINAL]),
     )
     entry = upsert(Waiter).from_select(columns, source)
     await connection.execute(

@@ -6,20 +6,33 @@ LANGUAGE plpgsql AS $$
 DECLARE
   delta jsonb;
   added int;
+  statuses text[];
+  passed text;
   old_attempt int := r.attempt;
 BEGIN
-  WITH incoming AS (
-    SELECT e.*, r.last_seq + row_number() OVER (ORDER BY e.ord) AS seq
+  WITH given AS (
+    SELECT DISTINCT ON (e.key) e.*
     FROM ROWS FROM (jsonb_to_recordset(p_events) AS (
       key text, type text, ts timestamptz, attempt int, source text, step text, data jsonb, changes jsonb
     )) WITH ORDINALITY AS e (key, type, ts, attempt, source, step, data, changes, ord)
-    WHERE NOT EXISTS (SELECT FROM events known WHERE known.task_id = r.id AND known.key = e.key)
+    ORDER BY e.key, e.ord
+  ), incoming AS (
+    SELECT given.*, r.last_seq + row_number() OVER (ORDER BY ord) AS seq
+    FROM given
+    WHERE NOT EXISTS (SELECT FROM events known WHERE known.task_id = r.id AND known.key = given.key)
   ), written AS (
     INSERT INTO events (task_id, seq, attempt, ts, type, source, step, data, key)
     SELECT r.id, seq, attempt, ts, type, source, step, data, key FROM incoming
   )
-  SELECT count(*), coalesce(jsonb_merge(changes ORDER BY seq), '{}') INTO added, delta FROM incoming;
+  SELECT count(*), coalesce(jsonb_merge(changes ORDER BY seq), '{}'),
+         array_agg(changes ->> 'status' ORDER BY seq) FILTER (WHERE changes ? 'status')
+  INTO added, delta, statuses
+  FROM incoming;
 
+  -- A batch may pass through several statuses; the guard sees each step of the way, not only where it leads.
+  FOREACH passed IN ARRAY coalesce(statuses[:cardinality(statuses) - 1], '{}') LOOP
+    UPDATE tasks SET status = passed WHERE id = r.id;
+  END LOOP;
   r := jsonb_populate_record(r, delta);
   r.last_seq := r.last_seq + added;
   r.updated_at := clock_timestamp();

@@ -1,5 +1,7 @@
 -- Give a node's free slots to those who wait, in fair order: priority, then the project that holds least, then age.
 -- The ledger row, the grant and the signal that tells of it are one transaction with the release that freed the slot.
+-- Locks: the node, then waiters that nobody else holds. The outbox row's foreign key takes a key-share lock on the
+-- waiter's task, which whoever writes that task does not exclude (FOR NO KEY UPDATE): so nothing here waits for a task.
 CREATE OR REPLACE FUNCTION grant_slots(p_node text) RETURNS int
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -11,12 +13,13 @@ BEGIN
     SELECT * INTO n FROM nodes WHERE id = p_node FOR UPDATE;
     EXIT WHEN NOT FOUND OR n.status NOT IN ('ready', 'warm') OR n.used >= n.slots;
     SELECT waiters.* INTO w
-    FROM waiters JOIN tasks t ON t.id = waiters.task_id AND t.attempt = waiters.attempt
+    FROM waiters
+    JOIN tasks t ON t.id = waiters.task_id AND t.attempt = waiters.attempt
+    LEFT JOIN (
+      SELECT project, count(*) AS slots FROM ledger WHERE kind = 'slot' AND state <> 'released' GROUP BY project
+    ) held ON held.project = waiters.project
     WHERE granted IS NULL AND n.labels @> waiters.labels AND t.status = 'queued' AND t.cancel_requested_at IS NULL
-    ORDER BY waiters.priority,
-             (SELECT count(*) FROM ledger l
-              WHERE l.project = waiters.project AND l.kind = 'slot' AND l.state <> 'released'),
-             since
+    ORDER BY waiters.priority, coalesce(held.slots, 0), since
     LIMIT 1 FOR UPDATE OF waiters SKIP LOCKED;
     EXIT WHEN NOT FOUND;
     UPDATE waiters SET granted = n.id WHERE task_id = w.task_id AND attempt = w.attempt;

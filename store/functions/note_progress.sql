@@ -6,7 +6,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
   r tasks;
 BEGIN
-  SELECT * INTO r FROM tasks WHERE id = p_task FOR UPDATE;
+  SELECT * INTO r FROM tasks WHERE id = p_task FOR NO KEY UPDATE;
   IF r.attempt <> p_attempt THEN
     RETURN 'stale';
   END IF;

@@ -10,7 +10,7 @@ DECLARE
   r tasks;
   known callbacks;
 BEGIN
-  SELECT * INTO r FROM tasks WHERE id = p_task FOR UPDATE;
+  SELECT * INTO r FROM tasks WHERE id = p_task FOR NO KEY UPDATE;
   IF NOT FOUND THEN
     RETURN 'ended';
   END IF;

@@ -1,7 +1,8 @@
 -- Take a slot (if a node is named and none was granted before), write workspace and ledger intents, and flush:
--- one transaction under the task row's lock, at a live attempt. Called again it finds the same workspace.
--- `workspace_id` is null when the slot was lost to another, or another node's slot was granted meanwhile (selection
--- will find it); then nothing is written, and the attempt waits for no slot any more.
+-- one transaction under the task row's lock, at a live attempt and with a newer version. Called again it finds what
+-- it did: a workflow task that was redone may ask for another node than the one that the first try reserved, and
+-- must go where its workspace is. `workspace_id` is null when the slot was lost; then nothing is written at all.
+-- Locks: task, own waiter, nodes in order of their id.
 CREATE OR REPLACE FUNCTION reserve_workspace(
   p_task text, p_attempt int, p_version bigint, p_events jsonb,
   p_workspace text, p_visit int, p_provider text, p_node text
@@ -11,36 +12,38 @@ DECLARE
   r tasks;
   slot text := format('slot-%s-a%s', p_task, p_attempt);
   held text;
-  lost boolean := false;
 BEGIN
   SELECT * INTO r FROM tasks WHERE id = p_task FOR NO KEY UPDATE;
   IF NOT FOUND THEN
     RETURN NULL;
   END IF;
-  IF r.attempt = p_attempt AND r.status NOT IN ('completed', 'failed', 'cancelled')
+  IF r.attempt = p_attempt AND p_version > r.version AND r.status NOT IN ('completed', 'failed', 'cancelled')
      AND NOT EXISTS (SELECT FROM workspaces WHERE id = p_workspace) THEN
-    -- Out of the queue first: whoever grants to this attempt meanwhile has committed by the next line.
-    DELETE FROM waiters WHERE task_id = p_task AND attempt = p_attempt;
+    -- Whoever grants holds the waiter: only now does the ledger say for certain what this attempt holds.
+    PERFORM FROM waiters WHERE task_id = p_task AND attempt = p_attempt FOR UPDATE;
     SELECT node_id INTO held FROM ledger WHERE tag = slot AND state <> 'released';
-    IF held IS NULL AND p_node IS NOT NULL THEN
+    IF p_node IS NOT NULL AND p_node IS DISTINCT FROM held THEN
+      PERFORM FROM nodes WHERE id IN (p_node, held) ORDER BY id FOR UPDATE;
       UPDATE nodes SET used = used + 1 WHERE id = p_node AND used < slots AND status IN ('ready', 'warm');
-      lost := NOT FOUND;
-    ELSE
-      lost := held IS DISTINCT FROM p_node;
-    END IF;
-    IF lost THEN
-      RETURN jsonb_build_object('verdict', 'repeat', 'status', r.status,
-                                'cancel', r.cancel_requested_at IS NOT NULL, 'workspace_id', NULL);
-    END IF;
-    IF held IS NULL AND p_node IS NOT NULL THEN
+      IF NOT FOUND THEN
+        RETURN jsonb_build_object('verdict', 'repeat', 'status', r.status,
+                                  'cancel', r.cancel_requested_at IS NOT NULL, 'workspace_id', NULL);
+      END IF;
       INSERT INTO ledger (tag, kind, task_id, attempt, project, provider, node_id, state)
       VALUES (slot, 'slot', p_task, p_attempt, r.project, 'node', p_node, 'created')
       ON CONFLICT (tag) DO UPDATE SET state = 'created', node_id = excluded.node_id, updated_at = clock_timestamp();
+      IF held IS NOT NULL THEN
+        UPDATE nodes SET used = used - 1 WHERE id = held;
+        PERFORM grant_slots(held);
+      END IF;
     END IF;
     INSERT INTO workspaces (id, task_id, project, attempt, visit, provider, node_id, status)
     VALUES (p_workspace, p_task, r.project, p_attempt, p_visit, p_provider, p_node, 'reserved');
     INSERT INTO ledger (tag, kind, task_id, attempt, project, provider, node_id, state)
     VALUES (p_workspace, 'workspace', p_task, p_attempt, r.project, p_provider, p_node, 'intent');
+    DELETE FROM waiters WHERE task_id = p_task AND attempt = p_attempt;
   END IF;
-  RETURN flush_task(p_task, p_attempt, p_version, p_events) || jsonb_build_object('workspace_id', p_workspace);
+  RETURN flush_task(p_task, p_attempt, p_version, p_events) || coalesce(
+    (SELECT jsonb_build_object('workspace_id', id, 'node_id', node_id) FROM workspaces WHERE id = p_workspace),
+    '{"workspace_id": null}');
 END $$;

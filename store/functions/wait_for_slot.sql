@@ -1,5 +1,7 @@
 -- Enter the queue of waiters, then look at the nodes under their locks: a release either sees this waiter, or was
 -- committed before and its slot is granted here. No grant can fall between.
+-- An attempt that holds a slot already (from a workflow task that was redone) is told so and does not wait.
+-- Locks: task, own waiter, nodes in order of their id.
 CREATE OR REPLACE FUNCTION wait_for_slot(
   p_task text, p_attempt int, p_version bigint, p_events jsonb, p_priority int, p_labels jsonb
 ) RETURNS jsonb
@@ -8,28 +10,24 @@ DECLARE
   answer jsonb;
   r tasks;
   n record;
-  granted_node text;
+  held text;
 BEGIN
   answer := flush_task(p_task, p_attempt, p_version, p_events);
   IF answer IS NULL OR answer ->> 'verdict' NOT IN ('applied', 'repeat') THEN
     RETURN answer;
   END IF;
+  -- Whoever grants holds the waiter: only now does the ledger say for certain what this attempt holds.
+  PERFORM FROM waiters WHERE task_id = p_task AND attempt = p_attempt FOR UPDATE;
+  SELECT node_id INTO held FROM ledger WHERE tag = format('slot-%s-a%s', p_task, p_attempt) AND state <> 'released';
   SELECT * INTO r FROM tasks WHERE id = p_task;
-  IF r.status <> 'queued' THEN
-    RETURN answer;
+  IF held IS NULL AND r.status = 'queued' THEN
+    INSERT INTO waiters (task_id, attempt, project, priority, labels)
+    VALUES (p_task, p_attempt, r.project, p_priority, p_labels)
+    ON CONFLICT (task_id, attempt) DO UPDATE SET granted = NULL;  -- it has waited for a node's report before
+    FOR n IN SELECT id FROM nodes WHERE status IN ('ready', 'warm') AND labels @> p_labels ORDER BY id LOOP
+      PERFORM grant_slots(n.id);
+    END LOOP;
+    SELECT granted INTO held FROM waiters WHERE task_id = p_task AND attempt = p_attempt;
   END IF;
-  SELECT node_id INTO granted_node FROM ledger
-  WHERE tag = format('slot-%s-a%s', p_task, p_attempt) AND state <> 'released';
-  IF FOUND THEN
-    RETURN answer || jsonb_build_object('granted', granted_node);
-  END IF;
-  -- One who waited for a node to come up waits for any slot now.
-  INSERT INTO waiters (task_id, attempt, project, priority, labels)
-  VALUES (p_task, p_attempt, r.project, p_priority, p_labels)
-  ON CONFLICT (task_id, attempt) DO UPDATE SET granted = NULL;
-  FOR n IN SELECT id FROM nodes WHERE status IN ('ready', 'warm') AND labels @> p_labels ORDER BY id LOOP
-    PERFORM grant_slots(n.id);
-  END LOOP;
-  SELECT granted INTO granted_node FROM waiters WHERE task_id = p_task AND attempt = p_attempt;
-  RETURN answer || jsonb_build_object('granted', granted_node);
+  RETURN answer || jsonb_build_object('granted', held);
 END $$;

@@ -32,9 +32,8 @@ async def workspace_creation(attempt: Attempt) -> StepOutcome:
             ),
             "reserve the workspace",
         )
-        if reserved.workspace_id is not None:
-            if reserved.answer.live:
-                state.workspace_id = reserved.workspace_id
+        if reserved.workspace_id is not None or not reserved.answer.live:
+            state.workspace_id, state.node_id = reserved.workspace_id, reserved.node_id or state.node_id
             attempt.obey(reserved.answer)
             return StepOutcome.DONE
     attempt.trace("workspace_creation", {"slot_lost_on": state.node_id})

@@ -237,6 +237,9 @@ def upgrade() -> None:
     sa.Column('step', sa.Text(), nullable=True),
     sa.Column('data', postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
     sa.Column('key', sa.Text(), nullable=False),
+    sa.CheckConstraint("source IN ('api', 'workflow', 'node', 'workspace', 'reconciler')", name=op.f('events_source_check')),
+    sa.CheckConstraint("step IN ('node_selection', 'waiting_for_node_capacity', 'node_provisioning', 'node_agent_ready', 'workspace_creation', 'workspace_dispatch', 'workspace_ready', 'attachment_transfer', 'agent_session', 'running', 'awaiting_followup', 'cleanup')", name=op.f('events_step_check')),
+    sa.CheckConstraint("type IN ('task.created', 'task.queued', 'task.delegated', 'task.started', 'task.pause_requested', 'task.paused', 'task.resumed', 'task.cap_warning', 'task.cancel_requested', 'task.completed', 'task.failed', 'task.cancelled', 'task.retries_exhausted', 'attempt.started', 'attempt.failed', 'attempt.cleaned', 'step.started', 'step.finished', 'step.skipped', 'step.retrying', 'step.failed', 'workspace.ready', 'workspace.failed', 'callback.duplicate', 'callback.stale', 'agent.started', 'agent.progress', 'agent.followup', 'agent.finished', 'run.created', 'run.started', 'run.member_ready', 'run.member_finished', 'run.fanned_out', 'run.superstep', 'run.paused', 'run.resumed', 'run.commanded', 'run.aggregated', 'run.completed', 'run.failed', 'run.cancelled', 'debug.trace')", name=op.f('events_type_check')),
     sa.ForeignKeyConstraint(['task_id'], ['tasks.id'], name=op.f('events_task_id_fkey'), ondelete='CASCADE'),
     sa.PrimaryKeyConstraint('task_id', 'seq', name=op.f('events_pkey'))
     )
@@ -296,6 +299,7 @@ def upgrade() -> None:
     sa.Column('created_at', sa.DateTime(timezone=True), server_default=sa.text('clock_timestamp()'), nullable=False),
     sa.Column('updated_at', sa.DateTime(timezone=True), server_default=sa.text('clock_timestamp()'), nullable=False),
     sa.CheckConstraint("status IN ('reserved', 'dispatched', 'ready', 'stopping', 'retained', 'released', 'failed')", name=op.f('workspaces_status_check')),
+    sa.CheckConstraint("provider IN ('local', 'docker', 'external')", name=op.f('workspaces_provider_check')),
     sa.ForeignKeyConstraint(['task_id'], ['tasks.id'], name=op.f('workspaces_task_id_fkey'), ondelete='CASCADE'),
     sa.PrimaryKeyConstraint('id', name=op.f('workspaces_pkey'))
     )
