@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -40,6 +41,8 @@ log = structlog.get_logger()
 # With a 2 s sticky timeout a killed worker's workflows go on elsewhere after 5.5 s instead of 13.5 s.
 STICKY: Final = timedelta(seconds=2)
 GRACE: Final = timedelta(seconds=10)
+# Where TLS finds its authorities: for the program's callbacks, not for commands.
+CERTIFICATES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 API_LIMIT: Final = 30.0
 REPORT_AGAIN: Final = 1.0
 SERVER_ERRORS: Final = 500
@@ -167,6 +170,15 @@ async def until_told() -> None:
     await told.wait()
 
 
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a process's main coroutine, on uvloop where there is one: a quarter less of the processor's time."""
+    factory = None
+    if importlib.util.find_spec("uvloop"):
+        factory = importlib.import_module("uvloop").new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)
+
+
 async def run_control(settings: Settings) -> None:
     """Run the control plane until SIGTERM, then drain."""
     async with control_plane(settings):
@@ -207,6 +219,8 @@ def local_provider(settings: Settings) -> LocalProvider:
         secrets=Secrets(file=settings.node_secrets_file, environment=os.environ),
         presets=settings.node_presets,
         allow_file_urls=settings.node_allow_file_urls,
+        heartbeat=settings.supervision.heartbeat,
+        certificates={name: os.environ[name] for name in CERTIFICATES if name in os.environ},
     )
 
 

@@ -4,8 +4,6 @@ The same SQL, server, sandbox and worker options as the product's; nothing else.
 task's events can cost less than this.
 """
 
-import asyncio
-import sys
 from datetime import datetime
 from typing import Any
 
@@ -102,4 +100,6 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(serve()))
+    from worker import run
+
+    run(serve())

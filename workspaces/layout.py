@@ -100,6 +100,11 @@ class Layout:
         for path in (self.base, self.control, self.work, self.home, self.artifacts, self.attachments):
             path.mkdir(mode=PRIVATE, exist_ok=True)
 
+    def bury(self) -> None:
+        """Note that this workspace is not to be made again."""
+        self.tombstone.parent.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+        self.tombstone.touch()
+
     def remove(self) -> None:
         """Remove all files, also what was made read-only."""
         shutil.rmtree(self.base, ignore_errors=True)

@@ -25,6 +25,7 @@ from workspaces.provider import Grant, WorkspaceProvider
 from workspaces.secrets import Secrets
 
 LOOK: Final = 0.25  # seconds between looks for an exit file while its writer still reports to the API
+LINGER: Final = 0.3  # seconds; far below the second within which a step is readable
 TOMBSTONES: Final = timedelta(days=7)  # longer than any activity that could come late
 
 
@@ -83,10 +84,12 @@ class LocalProvider(WorkspaceProvider):
         """Make the directories and start the preparation, unless one works or has ended with a word."""
         self.check(order)
         layout = self._layout(order.workspace_id)
-        pid = await asyncio.to_thread(self._create, layout, order, grant)
+        pid, lock = await asyncio.to_thread(self._create, layout, order, grant)
+        # A quick preparation calls ready meanwhile: both facts reach the workflow in one task and one flush.
+        await processes.ended(lock, within=LINGER)
         return Acknowledgement(workspace_id=order.workspace_id, details={"pid": pid, "path": str(layout.base)})
 
-    def _create(self, layout: Layout, order: WorkspaceOrder, grant: Grant) -> int | None:
+    def _create(self, layout: Layout, order: WorkspaceOrder, grant: Grant) -> tuple[int | None, Path]:
         layout.make()
         if layout.tombstone.exists():
             layout.remove()
@@ -94,13 +97,13 @@ class LocalProvider(WorkspaceProvider):
         generation = 1
         while layout.session(name := sessions.preparation(generation), "lock").exists():
             if processes.held(layout.session(name, "lock")) or layout.session(name, "exit.json").exists():
-                return processes.holder(layout.session(name, "lock"))
+                return processes.holder(layout.session(name, "lock")), layout.session(name, "lock")
             # It died without a word, with its machine perhaps: begin again, when nothing of it is left.
             processes.end_all(layout.workspace_id, grace=0)
             generation += 1
         write_private(layout.token, grant.token)
         write_private(layout.input, json.dumps(order.spec.input))
-        return self._launcher.start(layout, "prepare", name, order, grant)[0]
+        return self._launcher.start(layout, "prepare", name, order, grant)[0], layout.session(name, "lock")
 
     async def inspect(self, workspace_id: WorkspaceId) -> WorkspaceFacts:
         """Say whether the directory is here, and which sessions run or ended."""
@@ -169,12 +172,13 @@ class LocalProvider(WorkspaceProvider):
         return Acknowledgement(workspace_id=workspace_id, details={"ended": ended, "kept": kept})
 
     def _destroy(self, layout: Layout, *, keep: bool) -> tuple[int, int]:
+        if not keep:
+            # Also for a workspace that is not here: its creation may still be under way.
+            layout.bury()
         if not layout.base.is_dir():
             return processes.end_all(layout.workspace_id, grace=self._grace)
         if keep:
             write_private(layout.stopped, str(sessions.latest_attempt(layout.control)))
-        else:
-            layout.tombstone.touch()
         ended, left = processes.end_all(layout.workspace_id, grace=self._grace)
         layout.token.unlink(missing_ok=True)
         if not keep and not left:

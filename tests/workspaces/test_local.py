@@ -106,6 +106,15 @@ async def test_ten_starts_at_once_make_one_agent(bench: Bench) -> None:
     assert bench.api.log == b"ran\n"
 
 
+async def test_creation_that_comes_after_the_destruction_makes_nothing(bench: Bench) -> None:
+    """A cancel may destroy a workspace whose creation is still under way: the late creation is refused."""
+    bench.new(command=["true"])
+    await bench.provider.destroy(bench.order.workspace_id)
+    with pytest.raises(Failure):
+        await bench.provider.create(bench.order, bench.grant())
+    assert await bench.provider.list() == []
+
+
 async def test_unknown_workspace_is_destroyed_in_peace(bench: Bench) -> None:
     """Nothing to destroy is no error; to start in it is one."""
     assert (await bench.provider.destroy(WorkspaceId("never-seen"))).details == {"ended": 0, "kept": False}
