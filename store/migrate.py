@@ -46,7 +46,8 @@ def upgrade(url: str) -> None:
             connection.commit()
             command.upgrade(_config(url), "head")
             for name in FUNCTIONS:
-                connection.exec_driver_sql((HERE / "functions" / f"{name}.sql").read_text())
+                # The driver reads % as the start of a parameter, and would number the %s of format().
+                connection.exec_driver_sql((HERE / "functions" / f"{name}.sql").read_text().replace("%", "%%"))
             connection.commit()
             connection.execute(text("SELECT pg_advisory_unlock_all()"))
             connection.commit()
