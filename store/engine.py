@@ -15,6 +15,7 @@ class Database:
             max_overflow=0,
             pool_timeout=5,
             pool_pre_ping=False,
+            hide_parameters=True,  # errors end in logs, parameters hold bodies
             connect_args={
                 "connect_timeout": 3,
                 "options": "-c timezone=UTC -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s",
