@@ -9,7 +9,7 @@ from api.auth import KeyRing
 from api.deliveries import Deliveries
 from api.deps import Context, Courier
 from api.edge import Edge
-from api.routes import callbacks, events, probes, tasks, workspaces
+from api.routes import artifacts, attachments, attempts, callbacks, events, keys, logs, nodes, probes, tasks, workspaces
 from domain.tokens import TokenKeys
 from settings import Settings
 from store.engine import Database
@@ -19,7 +19,12 @@ DESCRIPTION = (
     "Durable tasks in fresh workspaces. Errors are `application/problem+json` (RFC 9457); "
     "lists are keyset pages; times are UTC, RFC 3339 with microseconds."
 )
-ROUTERS = (tasks, events, workspaces, callbacks, probes)
+ROUTERS = (
+    *(module.router for module in (tasks, events, attempts, logs, artifacts, attachments)),
+    *(module.router for module in (workspaces, callbacks)),
+    *(module.of_workspace for module in (logs, artifacts, attachments)),
+    *(module.router for module in (nodes, keys, probes)),
+)
 
 
 def create_app(*, settings: Settings, database: Database, gateway: Gateway, courier: Courier) -> FastAPI:
@@ -52,8 +57,8 @@ def assemble() -> FastAPI:
     )
     app.add_middleware(Edge)
     problems.install(app)
-    for module in ROUTERS:
-        app.include_router(module.router)
+    for router in ROUTERS:
+        app.include_router(router)
     openapi.install(app)
     return app
 

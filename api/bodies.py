@@ -16,7 +16,8 @@ from settings import Settings
 Model = TypeVar("Model", bound=BaseModel)
 
 # Numbers that a double does not hold come out as infinity, which is not JSON; NUL is not text in PostgreSQL.
-_SUSPECT: Final = re.compile(rb"\\u0000|[eE]\+?[0-9]{3}|[0-9]{300}")
+_SUSPECT: Final = re.compile(rb"\\u0000|[eE]\+?[0-9]{3}|[0-9]{300}|NaN|Infinity")
+_DIGITS: Final = re.compile(r"[0-9]{1,18}")
 _JSON: Final = re.compile(r"application/(json|[a-z0-9.+-]+\+json)\s*(;.*)?", re.IGNORECASE)
 
 
@@ -28,10 +29,15 @@ class Body(Generic[Model]):
     digest: bytes
 
 
+def declares_more(request: Request, limit: int) -> bool:
+    """Return whether the Content-Length alone says that the body is larger than `limit` bytes."""
+    declared = request.headers.get("content-length", "")
+    return _DIGITS.fullmatch(declared) is not None and int(declared) > limit
+
+
 async def read(request: Request, limit: int) -> bytes:
     """Return the body; raises Problem as soon as it is larger than `limit` bytes."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
+    if declares_more(request, limit):
         raise Problem("too_large", f"the body is larger than {limit} bytes")
     chunks: list[bytes] = []
     size = 0
@@ -60,7 +66,7 @@ def json_of(model: type[Model], *, required: bool = True) -> Callable[[Request],
         except ValidationError as error:
             raise _problem(error) from None
         if _SUSPECT.search(raw):
-            _check_values(from_json(raw))
+            _check_values(raw)
         return Body(value, digest)
 
     return parse
@@ -79,9 +85,12 @@ def _problem(error: ValidationError) -> Problem:
     return of_validation(found)
 
 
-def _check_values(value: Any) -> None:
-    """Refuse NUL characters and numbers beyond a double, wherever they are."""
-    waiting: list[tuple[str, Any]] = [("", value)]
+def _check_values(raw: bytes) -> None:
+    """Refuse NUL characters and numbers that JSON or a double does not have, wherever they are."""
+    try:
+        waiting: list[tuple[str, Any]] = [("", from_json(raw, allow_inf_nan=False))]
+    except ValueError as error:
+        raise Problem("malformed_json", str(error)[:200]) from None
     while waiting:
         field, item = waiting.pop()
         if isinstance(item, dict):

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import structlog
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -52,6 +53,8 @@ class Edge:
                 await _fault(404, "not_found", "There is no such thing", request_id)(scope, receive, send_marked)
                 return
             await self._app(scope, receive, send_marked)
+        except ClientDisconnect:
+            log.debug("api.disconnected", request_id=request_id)
         except Exception:
             log.exception("api.fault", request_id=request_id, method=scope["method"], path=scope["path"])
             if status:

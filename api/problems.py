@@ -37,6 +37,7 @@ class Kind:
 
 KINDS: Final[Mapping[str, Kind]] = {
     "malformed_json": Kind(400, "The body is not JSON"),
+    "malformed_body": Kind(400, "The body is not complete"),
     "bad_cursor": Kind(400, "The cursor is not one of ours"),
     "unauthorized": Kind(401, "The key or token is not valid here"),
     "forbidden": Kind(403, "The key has not the scope that this needs"),

@@ -1,12 +1,12 @@
 """Tasks: the row that everybody reads, how it is made, and the lists of it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, select, text
+from sqlalchemy import ColumnElement, Select, bindparam, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.lifecycle import TERMINAL, TaskStatus
@@ -43,6 +43,9 @@ COLUMNS: Final = (
     Task.started_at,
     Task.finished_at,
 )
+# Made once: SQLAlchemy matches the columns of a statement anew for every new object.
+_GET: Final = select(*COLUMNS).where(Task.id == bindparam("task"), Task.project == bindparam("project"))
+_LOCK: Final = _GET.with_for_update()
 FIRST_QUEUED: Final = "1:task.queued"
 
 # Row, first events and start intent in one statement: it is a transaction of its own, or rides in one.
@@ -142,10 +145,8 @@ async def get(
     connection: AsyncConnection, project: ProjectId, task: str, *, for_update: bool = False
 ) -> dict[str, Any] | None:
     """Return a task of this project, locked if it is about to be written."""
-    statement = select(*COLUMNS).where(Task.id == task, Task.project == project)
-    if for_update:
-        statement = statement.with_for_update()
-    row = (await connection.execute(statement)).mappings().one_or_none()
+    statement = _LOCK if for_update else _GET
+    row = (await connection.execute(statement, {"task": task, "project": project})).mappings().one_or_none()
     return dict(row) if row else None
 
 
@@ -161,16 +162,18 @@ async def page(
 
 
 def _narrowed(statement: Select[Any], filters: Filters) -> Select[Any]:
-    conditions: list[tuple[bool, ColumnElement[bool]]] = [
-        (bool(filters.status), Task.status.in_(filters.status)),
-        (bool(filters.step), Task.step.in_(filters.step)),
-        (filters.paused is not None, Task.paused.is_(bool(filters.paused))),
-        (filters.run_id is not None, Task.run_id == filters.run_id),
-        (bool(filters.labels), Task.labels.contains(filters.labels)),
-        (bool(filters.q), Task.name.icontains(filters.q or "", autoescape=True)),
-        (filters.created_after is not None, Task.created_at > filters.created_after),
-    ]
-    return statement.where(*(condition for given, condition in conditions if given))
+    """Add a condition for each filter that was given."""
+    conditions: dict[str, Callable[[Any], ColumnElement[bool]]] = {
+        "status": Task.status.in_,
+        "step": Task.step.in_,
+        "paused": Task.paused.is_,
+        "run_id": lambda run: Task.run_id == run,
+        "labels": Task.labels.contains,
+        "q": lambda part: Task.name.icontains(part, autoescape=True),
+        "created_after": lambda moment: Task.created_at > moment,
+    }
+    given = {name: value for name in conditions if (value := getattr(filters, name)) not in (None, (), [], "")}
+    return statement.where(*(conditions[name](value) for name, value in given.items()))
 
 
 async def start_argument(connection: AsyncConnection, task: TaskId) -> dict[str, Any] | None:

@@ -76,10 +76,10 @@ async def page(
 ) -> list[dict[str, Any]]:
     """Return up to `limit` workspaces, newest task first, that come after the one with the id `before`."""
     conditions = [
-        (bool(status), Workspace.status.in_(status)),
-        (bool(provider), Workspace.provider.in_(provider)),
-        (task is not None, Workspace.task_id == task),
-        (before is not None, Workspace.id < before),
+        *([Workspace.status.in_(status)] if status else []),
+        *([Workspace.provider.in_(provider)] if provider else []),
+        *([Workspace.task_id == task] if task is not None else []),
+        *([Workspace.id < before] if before is not None else []),
     ]
     statement = (
         select(
@@ -97,7 +97,7 @@ async def page(
             Task.name.label("task_name"),
         )
         .join(Task, Task.id == Workspace.task_id)
-        .where(Workspace.project == project, *(condition for given, condition in conditions if given))
+        .where(Workspace.project == project, *conditions)
         .order_by(Workspace.id.desc())
         .limit(limit)
     )
