@@ -272,16 +272,18 @@ class Attempt:
 
     async def flush(self) -> Answer:
         """Write what is unwritten, and obey the answer."""
-        return self.obey(await self.mirror(MirrorActivities.flush, self.batch(), "write the mirror"))
+        return self.obey(await self.mirror(MirrorActivities.flush, self.batch()))
 
-    async def mirror(self, method: Callable[[Any, Request], Awaitable[Reply]], request: Request, summary: str) -> Reply:
+    async def mirror(self, method: Callable[[Any, Request], Awaitable[Reply]], request: Request) -> Reply:
         """Call an activity of the mirror or of placement, for as long as the database is away.
+
+        It has no summary: the UI shows none for a local activity, and each costs a payload on the hot path.
 
         Raises StepFailed when the adapter says that trying again is useless.
         """
         try:
             reply: Reply = await workflow.execute_local_activity_method(
-                method, request, start_to_close_timeout=MIRROR_TRY, retry_policy=MIRROR_RETRY, summary=summary
+                method, request, start_to_close_timeout=MIRROR_TRY, retry_policy=MIRROR_RETRY
             )
         except ActivityError as failure:
             raise self.failed(failure) from failure

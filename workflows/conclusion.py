@@ -33,7 +33,7 @@ async def conclude(attempt: Attempt) -> None:
         **attempt.batch().model_dump(), destroyed=not attempt.state.cleanup_pending, next_attempt_at=next_at
     )
     try:
-        answer = await attempt.mirror(MirrorActivities.conclude, conclusion, "write the end")
+        answer = await attempt.mirror(MirrorActivities.conclude, conclusion)
     except StepFailed as refused:
         # Trying again is useless, and a workflow that cannot end is worse: the row is the reconciler's now.
         attempt.state.outcome, attempt.state.error = TaskStatus.FAILED, refused.error

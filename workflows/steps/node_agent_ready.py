@@ -15,7 +15,7 @@ async def node_agent_ready(attempt: Attempt) -> StepOutcome:
         return attempt.skip("the node has reported in")
     node = attempt.node
     wait = NodeWait(flush=attempt.batch(), node_id=node)
-    answer = await attempt.mirror(PlacementActivities.wait_for_node, wait, "enter the wait for the node")
+    answer = await attempt.mirror(PlacementActivities.wait_for_node, wait)
     attempt.obey(answer.answer)
     if answer.reported_in:
         attempt.state.nodes_ready.add(node)

@@ -22,7 +22,7 @@ async def node_selection(attempt: Attempt) -> StepOutcome:
     """Leave the choice in `state.node_id`; None means that no matching node has a free slot."""
     if attempt.external:
         return attempt.skip("an external workspace needs no node")
-    choice = await attempt.mirror(PlacementActivities.select_node, query(attempt), "choose a node")
+    choice = await attempt.mirror(PlacementActivities.select_node, query(attempt))
     attempt.state.node_id = choice.node_id
     attempt.state.node_reported_in = choice.reported_in
     attempt.trace("node_selection", {"node_id": choice.node_id, "reason": choice.reason})

@@ -16,7 +16,7 @@ async def waiting_for_node_capacity(attempt: Attempt) -> StepOutcome:
         return attempt.skip("a slot is free")
     attempt.state.slot_granted = None
     wait = SlotWait(flush=attempt.batch(), query=query(attempt))
-    answer = await attempt.mirror(PlacementActivities.wait_for_slot, wait, "enter the queue for a slot")
+    answer = await attempt.mirror(PlacementActivities.wait_for_slot, wait)
     attempt.obey(answer.answer)
     attempt.state.slot_granted = attempt.state.slot_granted or answer.granted
     budget = attempt.budgets.waiting_for_node_capacity

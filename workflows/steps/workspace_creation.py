@@ -30,7 +30,6 @@ async def workspace_creation(attempt: Attempt) -> StepOutcome:
                 provider=attempt.spec.provider,
                 node_id=state.node_id,
             ),
-            "reserve the workspace",
         )
         if reserved.workspace_id is not None or not reserved.answer.live:
             state.workspace_id, state.node_id = reserved.workspace_id, reserved.node_id or state.node_id
