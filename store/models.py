@@ -291,6 +291,7 @@ class Attachment(Base):
     media_type: Mapped[str]
     blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id", ondelete="CASCADE"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    __table_args__ = (Index(None, "blob_id"),)
 
 
 class Artifact(Base):
@@ -303,6 +304,7 @@ class Artifact(Base):
     media_type: Mapped[str]
     blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id", ondelete="CASCADE"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    __table_args__ = (Index(None, "blob_id"),)
 
 
 class LogChunk(Base):

@@ -192,6 +192,7 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['task_id'], ['tasks.id'], name=op.f('artifacts_task_id_fkey'), ondelete='CASCADE'),
     sa.PrimaryKeyConstraint('task_id', 'attempt', 'name', name=op.f('artifacts_pkey'))
     )
+    op.create_index(op.f('artifacts_blob_id_ix'), 'artifacts', ['blob_id'], unique=False)
     op.create_table('attachments',
     sa.Column('id', sa.Text(), nullable=False),
     sa.Column('project', sa.Text(), nullable=False),
@@ -202,6 +203,7 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['blob_id'], ['blobs.id'], name=op.f('attachments_blob_id_fkey'), ondelete='CASCADE'),
     sa.PrimaryKeyConstraint('id', name=op.f('attachments_pkey'))
     )
+    op.create_index(op.f('attachments_blob_id_ix'), 'attachments', ['blob_id'], unique=False)
     op.create_table('blob_chunks',
     sa.Column('blob_id', sa.Text(), nullable=False),
     sa.Column('n', sa.Integer(), autoincrement=False, nullable=False),
