@@ -76,11 +76,18 @@ class ChildProcess:
         self._grace = grace
         self._stop_signal = stop_signal
         self._process: asyncio.subprocess.Process | None = None
+        self._log_start = 0
 
     @property
     def pid(self) -> int | None:
         """The process id, or None when nothing runs."""
         return self._process.pid if self._process and self._process.returncode is None else None
+
+    async def said(self, words: str) -> bool:
+        """Tell whether it wrote these words to its log in this life."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            return words.encode() in log.read()
 
     async def start(self) -> None:
         """Start and return once it is ready. Raises ChildFailedError when it ends or is not ready in time."""
@@ -89,6 +96,7 @@ class ChildProcess:
         if self.log.exists() and self.log.stat().st_size > LOG_LIMIT:
             self.log.replace(self.log.with_name(self.log.name + ".1"))
         with self.log.open("ab") as output:
+            self._log_start = output.tell()
             try:
                 self._process = await asyncio.create_subprocess_exec(
                     *self._argv,
@@ -184,12 +192,16 @@ class Supervisor:
     def __init__(self, *, say: Callable[[str], None], backoff: Backoff | None = None) -> None:
         self._say = say
         self._backoff = backoff or Backoff()
-        self._watched: list[tuple[Service, asyncio.Task[None]]] = []
+        self._groups: list[dict[Service, asyncio.Task[None]]] = []
 
-    async def start(self, service: Service) -> None:
-        """Start one more service; its first start must succeed, later deaths are mended."""
-        await service.start()
-        self._watched.append((service, asyncio.create_task(self._keep(service), name=f"keep {service.name}")))
+    async def start(self, *services: Service) -> None:
+        """Start more services, several at once; the first start of each must succeed, later deaths are mended."""
+        starts = await asyncio.gather(*(service.start() for service in services), return_exceptions=True)
+        failures = [failure for failure in starts if failure]
+        good = [service for service, failure in zip(services, starts, strict=True) if not failure]
+        self._groups.append({service: asyncio.create_task(self._keep(service)) for service in good})
+        if failures:
+            raise failures[0]
 
     async def _keep(self, service: Service) -> None:
         loop = asyncio.get_running_loop()
@@ -211,10 +223,10 @@ class Supervisor:
                     break
 
     async def stop(self) -> None:
-        """Stop everything in reverse order; each is awaited before the next one."""
-        while self._watched:
-            service, keeper = self._watched.pop()
-            keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await keeper
-            await service.stop()
+        """Stop everything in reverse order: what was started at once stops at once, and is awaited before the next."""
+        while self._groups:
+            group = self._groups.pop()
+            for keeper in group.values():
+                keeper.cancel()
+            await asyncio.gather(*group.values(), return_exceptions=True)
+            await asyncio.gather(*(service.stop() for service in group))

