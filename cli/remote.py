@@ -1,0 +1,109 @@
+"""The API as the commands see it: where it is, with which key, and its problems as sentences."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2
+
+from cli.data_dir import DataDir
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+TIMEOUT = httpx2.Timeout(30, connect=5)
+
+
+class RemoteError(RuntimeError):
+    """A call that failed, as a sentence for a person; `code` is the problem's, or `unreachable`."""
+
+    def __init__(self, message: str, *, code: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+
+
+class Remote:
+    """A client of the API. Every method raises RemoteError."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.url = url.rstrip("/")
+        self._client = httpx2.Client(base_url=self.url, headers=headers, timeout=TIMEOUT, trust_env=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def get(self, path: str, **params: Any) -> Any:
+        """Return the JSON of a GET; parameters that are None are left out."""
+        return self._call("GET", path, params=_given(params)).json()
+
+    def text(self, path: str, **params: Any) -> httpx2.Response:
+        """Return the response of a GET whose body is not JSON."""
+        return self._call("GET", path, params=_given(params))
+
+    def post(self, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None) -> Any:
+        """Return the JSON of a POST, or None for an empty answer."""
+        response = self._call("POST", path, json=body, headers=headers)
+        return response.json() if response.content else None
+
+    def delete(self, path: str) -> None:
+        """Send a DELETE."""
+        self._call("DELETE", path)
+
+    def pages(self, path: str, *, limit: int, **params: Any) -> Iterator[dict[str, Any]]:
+        """Yield at most `limit` items of a list, page by page."""
+        cursor: str | None = None
+        while limit > 0:
+            page = self.get(path, cursor=cursor, limit=min(limit, 100), **params)
+            yield from page["items"][:limit]
+            limit -= len(page["items"])
+            cursor = page.get("next_cursor")
+            if not cursor:
+                return
+
+    def _call(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        try:
+            response = self._client.request(method, path, **options)
+        except httpx2.TransportError as error:
+            raise RemoteError(
+                f"no API answers at {self.url} ({error}): start one with `taskrunner up`, or set TASKRUNNER_URL",
+                code="unreachable",
+            ) from error
+        if response.is_success:
+            return response
+        raise _problem(response)
+
+
+def connect(data_dir: Path) -> Remote:
+    """Return the client for TASKRUNNER_URL, else for the stack of the data directory, else for the default address."""
+    data = DataDir(data_dir)
+    url = os.environ.get("TASKRUNNER_URL") or data.address().get("api") or DEFAULT_URL
+    return Remote(url, os.environ.get("TASKRUNNER_API_KEY") or data.secret("admin"))
+
+
+def _given(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in params.items() if value is not None}
+
+
+def _problem(response: httpx2.Response) -> RemoteError:
+    """Turn an answer of RFC 9457 (or of a proxy that knows nothing of it) into a sentence."""
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = {}
+    if not isinstance(problem, dict):
+        problem = {}
+    text = problem.get("detail") or problem.get("title") or response.reason_phrase
+    for error in problem.get("errors") or []:
+        field = error.get("field") or ".".join(str(part) for part in error.get("loc", ()))
+        text += f"\n  {field}: {error.get('reason') or error.get('msg') or error.get('message')}"
+    code = str(problem.get("code") or f"http_{response.status_code}")
+    if response.status_code == httpx2.codes.UNAUTHORIZED:
+        text += "\nset TASKRUNNER_API_KEY, or run this where the stack's data directory is (--data-dir)"
+    return RemoteError(f"{text} ({code})", code=code, status=response.status_code)

@@ -1,0 +1,83 @@
+"""What a person sees: colour and a live line on a terminal, plain lines elsewhere."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's JSON, unchanged.")]
+
+COLOURS = {
+    "completed": "green",
+    "ready": "green",
+    "failed": "red",
+    "lost": "red",
+    "cancelled": "yellow",
+    "in_progress": "cyan",
+    "delegated": "cyan",
+}
+MINUTE = 60
+
+
+def console() -> Console:
+    """Return the console of standard output as it is now; on a pipe nothing is wrapped, coloured or live."""
+    made = Console(highlight=False, soft_wrap=True, emoji=False)
+    return made if made.is_terminal else Console(highlight=False, soft_wrap=True, emoji=False, width=10_000)
+
+
+def complain(text: str) -> None:
+    """Write an error to standard error."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/] {escape(text)}")
+
+
+def print_json(value: Any) -> None:
+    """Write a value as JSON."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def coloured(status: str | None) -> str:
+    """Return a status in its colour, or a dash."""
+    if not status:
+        return "-"
+    colour = COLOURS.get(status)
+    return f"[{colour}]{status}[/]" if colour else status
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows under their names: a table on a terminal, tabs between the columns elsewhere."""
+    screen = console()
+    if not screen.is_terminal:
+        for row in (columns, *rows):
+            screen.print("\t".join(row))
+        return
+    made = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        made.add_row(*row)
+    screen.print(made)
+
+
+def duration(span: timedelta) -> str:
+    """Return a duration as a person says it: `12 ms`, `3.4 s`, `2 min 5 s`."""
+    seconds = span.total_seconds()
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < MINUTE:
+        return f"{seconds:.1f} s"
+    return f"{seconds // MINUTE:.0f} min {seconds % MINUTE:.0f} s"
+
+
+def moment(text: str) -> datetime:
+    """Parse a time of the API (RFC 3339)."""
+    return datetime.fromisoformat(text)
+
+
+def clock(text: str | None) -> str:
+    """Return a time of the API to the second, in UTC, or a dash."""
+    return moment(text).strftime("%Y-%m-%d %H:%M:%S") if text else "-"

@@ -1,0 +1,169 @@
+"""`taskrunner tasks …`: look at tasks, and cancel them."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from cli.data_dir import DEFAULT, DataDirOption
+from cli.follow import Follower
+from cli.remote import connect
+from cli.screen import JsonOption, clock, coloured, console, print_json, table
+
+app = typer.Typer(help="Look at tasks, and cancel them.", no_args_is_help=True)
+
+TaskId = Annotated[str, typer.Argument(help="The task's id.")]
+Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
+Attempt = Annotated[int | None, typer.Option(min=1, help="Of this attempt; the latest if left out.")]
+
+
+@app.command("list")
+def list_tasks(
+    status: Annotated[str | None, typer.Option(help="Only with this status.")] = None,
+    step: Annotated[str | None, typer.Option(help="Only in this step.")] = None,
+    label: Annotated[str | None, typer.Option(help="Only with this label, as key:value.")] = None,
+    q: Annotated[str | None, typer.Option(help="Only with these words in the name.")] = None,
+    limit: Limit = 20,
+    *,
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = DEFAULT,
+) -> None:
+    """List tasks, the newest first."""
+    with connect(data_dir) as remote:
+        tasks = list(remote.pages("/v1/tasks", limit=limit, status=status, step=step, label=label, q=q))
+    if as_json:
+        print_json(tasks)
+        return
+    table(
+        ("id", "status", "step", "attempt", "created", "name"),
+        [
+            (
+                task["id"],
+                coloured(task["status"]),
+                task["step"] or "-",
+                f"{task['attempt']}/{task['max_attempts']}",
+                clock(task["created_at"]),
+                escape(task["name"]),
+            )
+            for task in tasks
+        ],
+    )
+
+
+@app.command()
+def show(task_id: TaskId, *, as_json: JsonOption = False, data_dir: DataDirOption = DEFAULT) -> None:
+    """Show one task."""
+    with connect(data_dir) as remote:
+        task = remote.get(f"/v1/tasks/{task_id}")
+    if as_json:
+        print_json(task)
+        return
+    screen = console()
+    for key in ("id", "name", "status", "step", "attempt", "max_attempts", "paused", "priority", "workspace_id"):
+        value = task.get(key)
+        screen.print(f"{key:<14}{coloured(value) if key == 'status' else escape(str(value))}")
+    for key in ("node_id", "created_at", "started_at", "finished_at", "workflow_id", "temporal_url", "result"):
+        if task.get(key) is not None:
+            screen.print(f"{key:<14}{escape(str(task[key]))}")
+    error: dict[str, Any] | None = task.get("error")
+    if error:
+        screen.print(f"{'error':<14}[red]{escape(error['category'])}/{escape(error['code'])}[/]")
+        screen.print(f"{'':<14}{escape(error['message'])}")
+        screen.print(f"{'':<14}{escape(error.get('guidance') or '')}")
+
+
+@app.command()
+def events(
+    task_id: TaskId,
+    from_seq: Annotated[int, typer.Option(min=1, help="Start at this number.")] = 1,
+    kind: Annotated[str | None, typer.Option("--type", help="Only of this type.")] = None,
+    *,
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = DEFAULT,
+) -> None:
+    """Print a task's log of events."""
+    found: list[dict[str, Any]] = []
+    with connect(data_dir) as remote:
+        while page := remote.get(f"/v1/tasks/{task_id}/events", fromSeq=from_seq, type=kind, limit=200)["items"]:
+            found += page
+            from_seq = page[-1]["seq"] + 1
+    if as_json:
+        print_json(found)
+        return
+    table(
+        ("seq", "ts", "attempt", "type", "step", "source", "data"),
+        [
+            (
+                str(event["seq"]),
+                event["ts"],
+                str(event["attempt"]),
+                event["type"],
+                event["step"] or "-",
+                event["source"],
+                escape(", ".join(f"{key}={value}" for key, value in event["data"].items())),
+            )
+            for event in found
+        ],
+    )
+
+
+@app.command()
+def logs(
+    task_id: TaskId,
+    attempt: Attempt = None,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the task ends.")] = False,
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = DEFAULT,
+) -> None:
+    """Print what a task wrote, byte for byte."""
+    with connect(data_dir) as remote:
+        if follow:
+            Follower(remote, task_id, console(), steps=False).run()
+            return
+        content = remote.text(f"/v1/tasks/{task_id}/logs", attempt=attempt).content
+    if as_json:
+        print_json({"task_id": task_id, "attempt": attempt, "output": content.decode(errors="replace")})
+        return
+    sys.stdout.buffer.write(content)
+    sys.stdout.flush()
+
+
+@app.command()
+def artifacts(
+    task_id: TaskId,
+    name: Annotated[str | None, typer.Argument(help="Print this one; a list of all if left out.")] = None,
+    attempt: Attempt = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write it to this file.")] = None,
+    *,
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = DEFAULT,
+) -> None:
+    """List the files that a task left, or get one of them."""
+    with connect(data_dir) as remote:
+        if name:
+            content = remote.text(f"/v1/tasks/{task_id}/artifacts/{name}", attempt=attempt).content
+            if output:
+                output.write_bytes(content)
+            else:
+                sys.stdout.buffer.write(content)
+                sys.stdout.flush()
+            return
+        found = remote.get(f"/v1/tasks/{task_id}/artifacts", attempt=attempt)["items"]
+    if as_json:
+        print_json(found)
+        return
+    table(("name", "bytes"), [(escape(item["name"]), str(item["size"])) for item in found])
+
+
+@app.command()
+def cancel(task_id: TaskId, *, as_json: JsonOption = False, data_dir: DataDirOption = DEFAULT) -> None:
+    """Ask a task to end as cancelled."""
+    with connect(data_dir) as remote:
+        answer = remote.post(f"/v1/tasks/{task_id}/cancel", {})
+    if as_json:
+        print_json(answer)
+        return
+    console().print(f"cancel of {task_id}: {escape(str((answer or {}).get('result', 'requested')))}")

@@ -1,0 +1,81 @@
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from cli.remote import Remote, RemoteError
+
+ANSWERS: dict[str, tuple[int, str]] = {
+    "/v1/tasks/unknown": (404, json.dumps({"title": "Not found", "detail": "no such task", "code": "not_found"})),
+    "/v1/tasks/wrong": (
+        422,
+        json.dumps(
+            {"detail": "the body is wrong", "code": "invalid", "errors": [{"field": "command", "reason": "empty"}]}
+        ),
+    ),
+    "/proxy": (502, "<html>bad gateway</html>"),
+    "/list-answer": (500, "[]"),
+    "/closed": (401, json.dumps({"detail": "no key", "code": "unauthorized"})),
+}
+
+
+@pytest.fixture(scope="module")
+def remote() -> Iterator[Remote]:
+    """Give a client of a server that answers from the table above."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            """Answer from the table, or with a page of two tasks."""
+            path, _, query = self.path.partition("?")
+            if path == "/v1/tasks":
+                first = "cursor" not in query
+                page = {
+                    "items": [{"id": "1"}, {"id": "2"}] if first else [{"id": "3"}],
+                    "next_cursor": "c" if first else None,
+                }
+                status, body = 200, json.dumps(page)
+            else:
+                status, body = ANSWERS[path]
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: Any) -> None:
+            """Stay quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    with Remote(f"http://127.0.0.1:{server.server_port}", "key") as client:
+        yield client
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "says"),
+    [
+        ("/v1/tasks/unknown", "not_found", "no such task (not_found)"),
+        ("/v1/tasks/wrong", "invalid", "the body is wrong\n  command: empty (invalid)"),
+        ("/proxy", "http_502", "Bad Gateway (http_502)"),
+        ("/list-answer", "http_500", "Internal Server Error (http_500)"),
+        ("/closed", "unauthorized", "no key\nset TASKRUNNER_API_KEY"),
+    ],
+)
+def test_a_problem_becomes_a_sentence(remote: Remote, path: str, code: str, says: str) -> None:
+    """Detail, field and reason where the server gives them; the status where a proxy answered."""
+    with pytest.raises(RemoteError) as caught:
+        remote.get(path)
+    assert caught.value.code == code
+    assert str(caught.value).startswith(says)
+
+
+@pytest.mark.parametrize(("limit", "ids"), [(1, ["1"]), (2, ["1", "2"]), (3, ["1", "2", "3"]), (50, ["1", "2", "3"])])
+def test_a_list_is_read_page_by_page_up_to_the_limit(remote: Remote, limit: int, ids: list[str]) -> None:
+    """The cursor is followed while items are wanted and no longer."""
+    assert [item["id"] for item in remote.pages("/v1/tasks", limit=limit)] == ids
