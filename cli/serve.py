@@ -1,0 +1,69 @@
+"""`taskrunner worker` and `taskrunner api`: the processes of ours, one by one, as `up` and a container start them."""
+
+import asyncio
+import signal
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.edge import read_settings
+
+if TYPE_CHECKING:
+    from settings import Settings
+
+
+class Role(StrEnum):
+    """What a worker does: the workflows and the mirror, or workspaces on this machine."""
+
+    CONTROL = "control"
+    NODE = "node"
+
+
+def worker(
+    role: Annotated[Role, typer.Option(help="control: workflows and mirror; node: workspaces.")] = Role.CONTROL,
+    node_id: Annotated[str | None, typer.Option(envvar="TASKRUNNER_NODE_ID", help="This node's id.")] = None,
+) -> None:
+    """Run one worker until SIGTERM."""
+    import worker as workers
+
+    settings = read_settings()
+    if node_id:
+        settings = settings.model_copy(update={"node_id": node_id})
+    run = {Role.CONTROL: workers.run_control, Role.NODE: workers.run_node}[role]
+    asyncio.run(run(settings))
+
+
+def api() -> None:
+    """Serve the API until SIGTERM."""
+    asyncio.run(_serve(read_settings()))
+
+
+async def _serve(settings: "Settings") -> None:
+    """Compose the API of what it holds, and close that after the server has stopped."""
+    import uvicorn
+    from api.app import create_app
+
+    from activities.dispatch import Dispatcher
+    from store.engine import Database
+    from worker import connect, process_name
+    from workflows.gateway import Gateway
+
+    database = Database(settings.database_url, pool=settings.database_pool)
+    gateway = Gateway(await connect(lazy=True), ui_url=settings.temporal_ui_url)
+    dispatcher = Dispatcher(name=process_name(), database=database, gateway=gateway, policy=settings.policy)
+    config = uvicorn.Config(
+        create_app(settings=settings, database=database, gateway=gateway, courier=dispatcher),
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again after it has stopped
+        signal.signal(number, lambda *_: None)
+    try:
+        await uvicorn.Server(config).serve()
+    finally:
+        await dispatcher.close()
+        await database.close()

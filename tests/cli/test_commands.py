@@ -1,0 +1,120 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from cli.main import app
+from cli.remote import RemoteError
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give an empty data directory, and an environment that names no server."""
+    for name in list(os.environ):
+        if name.startswith(("TASKRUNNER_", "TEMPORAL_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("TASKRUNNER_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def run(*arguments: str) -> Result:
+    """Run one command in this process."""
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.mark.usefixtures("data_dir")
+def test_without_a_stack_a_command_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the address that does not answer and both ways out."""
+    monkeypatch.setenv("TASKRUNNER_URL", "http://127.0.0.1:1")
+    error = run("tasks", "list").exception
+    assert isinstance(error, RemoteError)
+    assert "no API answers at http://127.0.0.1:1" in str(error)
+    assert "`taskrunner up`" in str(error)
+    assert "TASKRUNNER_URL" in str(error)
+
+
+@pytest.mark.usefixtures("data_dir")
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("start",), "Missing argument"),
+        (("start", "--ref", "main", "--", "true"), "--ref needs --repo"),
+        (("start", "--input", "{", "--", "true"), "--input: "),
+        (("start", "--input", "@/no/such/file", "--", "true"), "--input: "),
+        (("start", "--env", "NAME", "--", "true"), "--env takes NAME=VALUE"),
+        (("start", "--priority", "9", "--", "true"), "--priority"),
+        (("replay", "/no/such/folder"), "does not exist"),
+        (("db", "upgrade"), "set TASKRUNNER_DATABASE_URL"),
+    ],
+)
+def test_a_wrong_use_is_told_with_exit_code_2(arguments: tuple[str, ...], says: str) -> None:
+    """Nothing is sent anywhere, and the sentence names the option."""
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert says in result.output.replace("\n", " ").replace("│", "")
+
+
+def test_settings_that_contradict_each_other_refuse_to_start(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`up` ends with both settings named, before it makes anything."""
+    monkeypatch.setenv("TASKRUNNER_SUPERVISION__LEASE", "300")
+    result = run("up")
+    assert result.exit_code == 2
+    assert "SUPERVISION__LEASE" in result.output
+    assert "SUPERVISION__LOST_AFTER" in result.output
+    assert not (data_dir / "postgres").exists()
+
+
+def test_doctor_finds_a_sound_machine(data_dir: Path) -> None:
+    """With the extra installed nothing is broken; that no stack runs is a note with what to type."""
+    result = run("doctor", "--json")
+    findings = {finding["check"]: finding for finding in json.loads(result.output)}
+    assert result.exit_code == 0
+    assert {findings[check]["state"] for check in ("python", "git", "settings", "data", "postgresql", "temporal")} == {
+        "ok"
+    }
+    assert "PostgreSQL) 18" in findings["postgresql"]["says"]
+    assert findings["stack"]["state"] == "note"
+    assert findings["stack"]["mend"] == "start one with `taskrunner up`"
+    assert not data_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "check", "mend"),
+    [
+        ("PATH", "/nowhere", "git", "install git"),
+        ("TASKRUNNER_SUPERVISION__LEASE", "300", "settings", "correct the TASKRUNNER_"),
+        ("TASKRUNNER_DATABASE_URL", "postgresql+psycopg://127.0.0.1:1/none", "postgresql", "TASKRUNNER_DATABASE_URL"),
+        ("TEMPORAL_ADDRESS", "127.0.0.1:1", "temporal", "correct TEMPORAL_ADDRESS"),
+        ("TASKRUNNER_URL", "http://127.0.0.1:1", "stack", "`taskrunner up`"),
+    ],
+)
+@pytest.mark.usefixtures("data_dir")
+def test_doctor_says_what_is_broken_and_how_to_mend_it(
+    name: str, value: str, check: str, mend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One broken thing is one broken finding with its remedy, and exit code 1."""
+    monkeypatch.setenv(name, value)
+    result = run("doctor", "--json")
+    broken = [finding for finding in json.loads(result.output) if finding["state"] == "broken"]
+    assert result.exit_code == 1
+    assert check in [finding["check"] for finding in broken]
+    assert mend in next(finding["mend"] for finding in broken if finding["check"] == check)
+
+
+def test_doctor_sees_a_key_that_others_can_read(data_dir: Path) -> None:
+    """The remedy is the command to type."""
+    data_dir.mkdir()
+    (data_dir / "admin.key").write_text("secret")
+    (data_dir / "admin.key").chmod(0o644)
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert f"chmod 600 {data_dir}/admin.key" in result.output
+
+
+def test_replay_of_an_empty_folder_fails(tmp_path: Path) -> None:
+    """A gate that checks nothing is closed."""
+    result = run("replay", str(tmp_path))
+    assert result.exit_code == 1
+    assert "no histories" in result.output

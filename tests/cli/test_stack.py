@@ -1,0 +1,295 @@
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from temporalio.testing import WorkflowEnvironment
+
+from cli.embedded.postgres import Postgres
+from cli.remote import Remote
+from tests.cli.stacks import CHECKOUT, StackProcess
+
+pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(180)]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackProcess]:
+    """Give one running stack to this module's tests."""
+    running = StackProcess(tmp_path_factory.mktemp("stack") / "data").up()
+    yield running
+    assert running.stop() == 0
+
+
+def remote(stack: StackProcess) -> Remote:
+    """Return a client with the stack's own admin key."""
+    address = json.loads((stack.data_dir / "address.json").read_text())
+    return Remote(address["api"], (stack.data_dir / "admin.key").read_text().strip())
+
+
+def waiting(remote: Remote) -> dict[str, Any]:
+    """Create a task that waits for somebody to claim its workspace, and return it with its workspace."""
+    task = remote.post("/v1/tasks", {"name": "waits", "command": ["true"], "provider": "external"})
+    while not remote.get(f"/v1/tasks/{task['id']}")["workspace_id"]:
+        time.sleep(0.05)
+    shown: dict[str, Any] = remote.get(f"/v1/tasks/{task['id']}")
+    return shown
+
+
+def call_back(remote: Remote, task: dict[str, Any]) -> None:
+    """Do what an external workspace does: claim the token, say ready, say finished."""
+    workspace = task["workspace_id"]
+    token = remote.post(f"/v1/workspaces/{workspace}/callback-token")["token"]
+    with Remote(remote.url, token) as inside:
+        inside.post(f"/v1/workspaces/{workspace}/ready", {"status": "running"})
+        inside.post(f"/v1/workspaces/{workspace}/finished", {"exit_code": 0, "result": {"went": "on"}})
+
+
+def test_up_prints_where_everything_is(stack: StackProcess) -> None:
+    """API, API docs and Temporal UI are printed, and each answers."""
+    printed = {line.split()[0] + line.split()[1]: line.split()[-1] for line in stack.said if "http://" in line}
+    address = json.loads((stack.data_dir / "address.json").read_text())
+    assert list(printed.values()) == [address["api"], address["docs"], address["temporal_ui"]]
+    for url in (f"{address['api']}/livez", address["docs"], address["temporal_ui"]):
+        with Remote(url, None) as page:
+            assert page.text("").is_success
+
+
+def test_start_follows_a_task_and_ends_with_its_exit_code(stack: StackProcess) -> None:
+    """Steps with timings and the output are printed in order; the exit code is 0."""
+    printed = stack.run("start", "--name", "greets", "--", "echo", "hello from the workspace")
+    lines = printed.splitlines()
+    assert lines[0].startswith("task ")
+    assert lines[0].endswith("greets")
+    output = next(n for n, line in enumerate(lines) if "hello from the workspace" in line)
+    ready = next(n for n, line in enumerate(lines) if "workspace_ready" in line)
+    running = next(n for n, line in enumerate(lines) if "running" in line)
+    assert ready < output < running
+    assert lines[-1].startswith("completed in ")
+    assert lines[-1].endswith("exit code 0")
+
+
+def test_start_ends_with_the_exit_code_of_a_failed_command(stack: StackProcess) -> None:
+    """The command's own code is passed on, with the error and its guidance."""
+    printed = stack.run("start", "--max-attempts", "1", "--", "sh", "-c", "echo broken; exit 7", code=7)
+    assert "broken" in printed
+    assert "exit code 7" in printed
+    assert "failed in" in printed
+
+
+def test_start_ends_with_1_where_no_command_ran(stack: StackProcess) -> None:
+    """A task that fails before its command starts has exit code 1."""
+    missing = (stack.data_dir / "no-such-repository").as_uri()
+    printed = stack.run("start", "--max-attempts", "1", "--repo", missing, "--", "true", code=1)
+    assert "failed in" in printed
+
+
+def test_ctrl_c_cancels_the_task(stack: StackProcess) -> None:
+    """Ctrl-C asks to cancel, waits for the end and exits with 130."""
+    following = subprocess.Popen(
+        [sys.executable, "-P", "-m", "cli.main", "start", "--", "sh", "-c", "echo now; sleep 600"],
+        env=stack.env | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert following.stdout
+    task_id = following.stdout.readline().split()[1]
+    while "now" not in following.stdout.readline():
+        pass
+    following.send_signal(signal.SIGINT)
+    rest, said = following.communicate(timeout=60)
+    assert following.returncode == 130
+    assert "asked to cancel" in said
+    assert "cancelled in" in rest
+    assert json.loads(stack.run("tasks", "show", task_id, "--json"))["status"] == "cancelled"
+
+
+def test_the_reading_commands_show_what_the_api_has(stack: StackProcess) -> None:
+    """List, show, events, logs and artifacts of one task, as text and as the API's JSON."""
+    made = json.loads(
+        stack.run(
+            *("start", "--json", "--name", "leaves a file", "--label", "kind=test", "--input", '{"n": 1}'),
+            *("--artifacts", "*.txt", "--", "sh", "-c", 'cat "$TASKRUNNER_INPUT_FILE"; echo kept > left.txt'),
+        )
+    )
+    task_id = made["id"]
+    assert made["status"] == "completed"
+
+    assert [task["id"] for task in json.loads(stack.run("tasks", "list", "--label", "kind:test", "--json"))] == [
+        task_id
+    ]
+    assert "leaves a file" in stack.run("tasks", "list")
+    assert json.loads(stack.run("tasks", "show", task_id, "--json")) == made
+    assert "completed" in stack.run("tasks", "show", task_id)
+    events = json.loads(stack.run("tasks", "events", task_id, "--json"))
+    assert [event["seq"] for event in events] == list(range(1, made["last_seq"] + 1))
+    assert events[-1]["type"] == "task.completed"
+    assert "task.completed" in stack.run("tasks", "events", task_id, "--from-seq", str(made["last_seq"]))
+    assert json.loads(stack.run("tasks", "logs", task_id)) == {"n": 1}
+    assert json.loads(stack.run("tasks", "logs", task_id, "--follow")) == {"n": 1}
+    assert "left.txt" in stack.run("tasks", "artifacts", task_id)
+    assert stack.run("tasks", "artifacts", task_id, "left.txt") == "kept\n"
+
+
+def test_a_waiting_task_is_cancelled_by_command(stack: StackProcess) -> None:
+    """`tasks cancel` ends a task that waits for its workspace."""
+    with remote(stack) as api:
+        task = waiting(api)
+        assert "cancel of" in stack.run("tasks", "cancel", task["id"])
+        assert "cancelled" in stack.run("tasks", "logs", task["id"], "--follow") + stack.run(
+            "tasks", "show", task["id"]
+        )
+
+
+def test_an_unknown_task_is_a_sentence(stack: StackProcess) -> None:
+    """The problem's sentence and code, exit code 1, no traceback."""
+    printed = stack.run("tasks", "show", str(uuid.uuid4()), code=1)
+    assert printed.startswith("error: ")
+    assert "Traceback" not in printed
+
+
+def test_keys_are_made_listed_and_revoked(stack: StackProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new key opens what its scope says; revoked it opens nothing."""
+    key = stack.run("keys", "create", "reader", "--scope", "tasks:read").strip()
+    listed = {item["name"]: item for item in json.loads(stack.run("keys", "list", "--json"))}
+    assert listed["reader"]["scopes"] == ["tasks:read"]
+    monkeypatch.setitem(stack.env, "TASKRUNNER_API_KEY", key)
+    stack.run("tasks", "list")
+    assert "error: " in stack.run("start", "--", "true", code=1)
+    monkeypatch.delitem(stack.env, "TASKRUNNER_API_KEY")
+    stack.run("keys", "revoke", listed["reader"]["id"])
+    monkeypatch.setitem(stack.env, "TASKRUNNER_API_KEY", key)
+    assert "TASKRUNNER_API_KEY" in stack.run("tasks", "list", code=1)
+
+
+def test_doctor_finds_the_running_stack_sound(stack: StackProcess) -> None:
+    """API and node are found ready, and nothing is broken."""
+    findings = {finding["check"]: finding for finding in json.loads(stack.run("doctor", "--json"))}
+    assert findings["stack"]["state"] == "ok"
+    assert "1 of 1 nodes ready" in findings["stack"]["says"]
+
+
+def test_a_second_up_says_that_it_runs_already(stack: StackProcess) -> None:
+    """It names the API of the first one, exits with 1, and the first one goes on."""
+    printed = stack.run("up", code=1)
+    assert "a stack runs already on" in printed
+    assert json.loads((stack.data_dir / "address.json").read_text())["api"] in printed
+    stack.run("tasks", "list")
+
+
+def test_no_secret_is_in_an_argument_list(stack: StackProcess) -> None:
+    """What `ps` shows of the whole stack holds none of its secrets; a node has no database and no signing key."""
+    secrets = [
+        path.read_text().strip() for path in (*stack.data_dir.glob("*.key"), stack.data_dir / "postgres/password")
+    ]
+    shown = " ".join(word for process in stack.family() for word in process.cmdline())
+    assert len(secrets) == 4
+    assert not [secret for secret in secrets if secret in shown]
+    node = stack.child("worker --role node").environ()
+    assert not {"TASKRUNNER_DATABASE_URL", "TASKRUNNER_CALLBACK_KEYS"} & {key for key, value in node.items() if value}
+
+
+def test_what_dies_is_started_again_and_a_killed_stack_goes_on(tmp_path: Path) -> None:
+    """A killed API comes back on its address; after kill -9 of all, `up` continues with a task that waited."""
+    stack = StackProcess(tmp_path / "data").up()
+    with remote(stack) as api:
+        address = api.url
+        task = waiting(api)
+    stack.child("cli.main api").send_signal(signal.SIGKILL)
+    stack.wait_for("API runs again")
+    stack.run("tasks", "show", task["id"])
+
+    stack.kill()
+    stack.up()
+    try:
+        with remote(stack) as api:
+            assert api.url == address
+            call_back(api, task)
+        followed = stack.run("tasks", "logs", task["id"], "--follow")
+        shown = json.loads(stack.run("tasks", "show", task["id"], "--json"))
+        assert (shown["status"], shown["result"], shown["attempt"]) == ("completed", {"went": "on"}, 1), followed
+    finally:
+        assert stack.stop() == 0
+
+
+async def test_own_servers_are_used_instead_of_the_embedded_ones(
+    tmp_path: Path, postgres: Postgres, temporal: WorkflowEnvironment, temporal_address: str
+) -> None:
+    """With both addresses in the environment nothing embedded is made, and a task runs on those servers."""
+    await postgres.create_database("own")
+    url = postgres.url("own")
+    stack = StackProcess(tmp_path / "data", TASKRUNNER_DATABASE_URL=url, TEMPORAL_ADDRESS=temporal_address).up()
+    try:
+        task = json.loads(stack.run("start", "--json", "--", "true"))
+        assert task["status"] == "completed"
+        described = await temporal.client.get_workflow_handle(task["workflow_id"]).describe()
+        assert described.status
+        assert not (tmp_path / "data" / "postgres").exists()
+        assert not (tmp_path / "data" / "temporal.db").exists()
+        broken = [f for f in json.loads(stack.run("doctor", "--json")) if f["state"] == "broken"]
+        assert not broken
+    finally:
+        assert stack.stop() == 0
+
+
+def test_the_demo_shows_a_real_task_and_leaves_nothing(tmp_path: Path) -> None:
+    """This checkout is cloned and checked; token, patch, timings and the history's address are printed; exit 0."""
+    demo = StackProcess(tmp_path / "data", cwd=tmp_path, TMPDIR=str(tmp_path))
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    printed = demo.run("demo", "--", sys.executable, "-c", "print('a real check')")
+    token = printed.partition("'token': '")[2].partition("'")[0]
+    assert len(token) == 16
+    assert f"+The demo was here with the token {token}." in printed
+    assert "a real check" in printed
+    assert "changes.patch" in printed
+    assert "/workflows/task-" in printed
+    assert not list(tmp_path.glob("taskrunner-demo-*"))
+    assert {process.pid for process in psutil.Process().children(recursive=True)} <= before
+
+
+def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
+    """Installed from the wheel, in a folder full of modules named like ours, the stack starts and runs a task."""
+    python = wheel_installed(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("settings", "worker", "domain", "api", "store"):
+        (elsewhere / f"{name}.py").write_text("raise SystemExit('a stranger was imported')\n")
+    program = (str(python.parent / "taskrunner"),)
+    stack = StackProcess(elsewhere / "data", program=program, cwd=elsewhere, PYTHONPATH="").up()
+    try:
+        assert "hello" in stack.run("start", "--", "echo", "hello")
+    finally:
+        assert stack.stop() == 0
+    assert "--repo" in stack.run("demo", code=2)
+
+
+def wheel_installed(tmp_path: Path) -> Path:
+    """Build the wheel, install it into a fresh environment that borrows our dependencies; return its Python."""
+    source = tmp_path / "source"
+    tracked = subprocess.run(["git", "-C", str(CHECKOUT), "ls-files"], capture_output=True, text=True, check=True)
+    for name in tracked.stdout.splitlines():
+        if (CHECKOUT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(CHECKOUT / name, source / name)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
+    subprocess.run(build, check=True, capture_output=True)
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    python = venv / "bin" / "python"
+    site = Path(
+        subprocess.check_output([python, "-c", "import site; print(site.getsitepackages()[0])"], text=True).strip()
+    )
+    ours = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "borrowed.pth").write_text("\n".join(ours) + "\n")
+    wheel = next(tmp_path.glob("*.whl"))
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    return python
