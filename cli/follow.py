@@ -17,8 +17,9 @@ from cli.screen import coloured, duration, moment
 PAUSE = 0.2  # seconds between two looks at the log
 PAGE = 200
 ENDS = {"task.completed": "completed", "task.failed": "failed", "task.cancelled": "cancelled"}
-# Output is written before the fact that ends it, so it is shown before that fact.
-AFTER_OUTPUT = {"step.finished", "step.failed", "agent.finished", "attempt.failed", *ENDS}
+# Output comes in these steps only, and is written before the fact that ends them: so it is shown before that fact.
+SPEAKING = {"workspace_ready", "agent_session", "running", "awaiting_followup", "cleanup"}
+AFTER_OUTPUT = {("step.finished", "workspace_ready"), ("step.failed", "workspace_ready"), ("agent.finished", "running")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Follower:
         self._offset = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._half_line = ""
+        self._step = ""
         self._began: dict[str, datetime] = {}
         self._first: datetime | None = None
         self._exit_code: int | None = None
@@ -73,18 +75,21 @@ class Follower:
         page = self._remote.get(f"/v1/tasks/{self._task}/events", fromSeq=self._seq, limit=PAGE)["items"]
         for event in page:
             self._seq = event["seq"] + 1
-            if event["type"] in AFTER_OUTPUT:
+            if (event["type"], event["step"]) in AFTER_OUTPUT or event["type"] in ENDS:
                 self._output()
             if event["attempt"] != self._attempt:
                 self._output(last=True)
                 self._attempt, self._offset = event["attempt"], 0
             self._show(event, line)
-        self._output(last=self._ending is not None)
+        if self._step in SPEAKING or self._ending:
+            self._output(last=self._ending is not None)
         return len(page)
 
     def _show(self, event: dict[str, Any], line: Status) -> None:
         self._first = self._first or moment(event["ts"])
         kind = event["type"]
+        if kind == "step.started":
+            self._step = event["step"]
         if kind == "agent.finished":
             self._exit_code = event["data"].get("exit_code")
         if kind in ENDS:
@@ -135,7 +140,9 @@ class Follower:
     def _output(self, *, last: bool = False) -> None:
         """Print what the task wrote since the last look, whole lines only unless it is the last one."""
         answer = self._remote.text(f"/v1/tasks/{self._task}/logs", attempt=self._attempt, offset=self._offset)
-        self._offset += len(answer.content)
+        self._offset = int(answer.headers["X-Next-Offset"])
+        if last and answer.headers["X-Truncated"] == "true":
+            self._say("[yellow]! output beyond the log's bound was dropped[/]")
         text = self._half_line + self._decoder.decode(answer.content, final=last)
         *lines, self._half_line = text.split("\n")
         if last and self._half_line:

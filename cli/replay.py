@@ -40,15 +40,22 @@ async def _replay(paths: list[Path]) -> dict[str, str]:
     """Return the failures by file name."""
     from temporalio.client import WorkflowHistory
     from temporalio.contrib.pydantic import pydantic_data_converter
+    from temporalio.runtime import Runtime, TelemetryConfig
     from temporalio.worker import Replayer
 
+    from worker import SANDBOX
     from workflows.task_runner import TaskRunner
 
     async def histories() -> AsyncIterator[WorkflowHistory]:
         for path in paths:
             yield WorkflowHistory.from_json(path.name, path.read_text())
 
-    replayer = Replayer(workflows=[TaskRunner], data_converter=pydantic_data_converter)
+    replayer = Replayer(
+        workflows=[TaskRunner],
+        data_converter=pydantic_data_converter,
+        workflow_runner=SANDBOX,
+        runtime=Runtime(telemetry=TelemetryConfig(logging=None)),  # the core would write warnings to standard output
+    )
     failures: dict[str, str] = {}
     async with replayer.workflow_replay_iterator(histories()) as results:
         async for result in results:

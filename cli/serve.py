@@ -40,30 +40,20 @@ def api() -> None:
 
 
 async def _serve(settings: "Settings") -> None:
-    """Compose the API of what it holds, and close that after the server has stopped."""
     import uvicorn
+
     from api.app import create_app
+    from worker import composed
 
-    from activities.dispatch import Dispatcher
-    from store.engine import Database
-    from worker import connect, process_name
-    from workflows.gateway import Gateway
-
-    database = Database(settings.database_url, pool=settings.database_pool)
-    gateway = Gateway(await connect(lazy=True), ui_url=settings.temporal_ui_url)
-    dispatcher = Dispatcher(name=process_name(), database=database, gateway=gateway, policy=settings.policy)
-    config = uvicorn.Config(
-        create_app(settings=settings, database=database, gateway=gateway, courier=dispatcher),
-        host=settings.host,
-        port=settings.port,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=10,
-    )
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again after it has stopped
         signal.signal(number, lambda *_: None)
-    try:
+    async with composed(settings, lazy=True) as parts:
+        config = uvicorn.Config(
+            create_app(settings=settings, database=parts.database, gateway=parts.gateway, courier=parts.dispatcher),
+            host=settings.host,
+            port=settings.port,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=10,
+        )
         await uvicorn.Server(config).serve()
-    finally:
-        await dispatcher.close()
-        await database.close()

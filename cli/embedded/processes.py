@@ -36,6 +36,11 @@ def tail(log: Path, lines: int = 15) -> str:
     return "\n".join(text.splitlines()[-lines:]) or "(its log is empty)"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the sentence of an error without the statements and traces that libraries add below it."""
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
 async def until(true: Callable[[], bool], *, patience: timedelta) -> bool:
     """Ask until the answer is yes or the patience is over, and return the last answer."""
     with contextlib.suppress(TimeoutError):

@@ -8,9 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 
+from sqlalchemy.exc import SQLAlchemyError
+from temporalio.service import RPCError
+
 from cli.data_dir import DataDir
 from cli.embedded.postgres import Postgres
-from cli.embedded.processes import ChildProcess, Supervisor
+from cli.embedded.processes import ChildFailedError, ChildProcess, Supervisor, first_line
 from cli.embedded.temporal import PORT, UI_PORT, TemporalDevServer, free_port
 from cli.engine import register_attributes
 from domain.names import DEFAULT_PROJECT, NodeId, Scope
@@ -40,6 +43,10 @@ class Addresses:
     temporal_ui: str
     database: str
     pid: int
+
+
+class ServerAwayError(ChildFailedError):
+    """A server that the environment names does not answer, or refuses."""
 
 
 class Stack:
@@ -83,7 +90,6 @@ class Stack:
 
     async def _start(self) -> Addresses:
         database_url = await self._database()
-        await asyncio.to_thread(upgrade, database_url)
         temporal, temporal_ui, common = await self._temporal()
         port = free_port(self._data.port("api", self._settings.port), ip=self._settings.host)
         self._keep_port("api", self._settings.port, port)
@@ -113,18 +119,27 @@ class Stack:
         return addresses
 
     async def _database(self) -> str:
-        if self._settings.database_url:
-            return self._settings.database_url
-        server = Postgres(self._data.path / "postgres")
-        await self._supervisor.start(server)
-        return server.url()
+        own = self._settings.database_url
+        if not own:
+            server = Postgres(self._data.path / "postgres")
+            await self._supervisor.start(server)
+        try:
+            await asyncio.to_thread(upgrade, own or server.url())
+        except SQLAlchemyError as error:
+            raise ServerAwayError(f"the database could not be brought up to date: {first_line(error)}") from error
+        return own or server.url()
 
     async def _temporal(self) -> tuple[str, str, dict[str, str]]:
         """Return the address, the UI's address, and the environment in which a child of ours finds it."""
         passed_on = {key: value for key, value in self._environ.items() if key not in HANDED_OUT}
         own = passed_on.get("TEMPORAL_ADDRESS")
         if own:
-            await register_attributes(await connect())
+            try:
+                await register_attributes(await connect())
+            except (RPCError, RuntimeError) as error:
+                raise ServerAwayError(
+                    f"no Temporal answers at {own} (TEMPORAL_ADDRESS): {first_line(error)}"
+                ) from error
             return own, self._settings.temporal_ui_url, passed_on
         port, ui_port = self._temporal_ports
         server = TemporalDevServer(

@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,3 +120,30 @@ def test_replay_of_an_empty_folder_fails(tmp_path: Path) -> None:
     result = run("replay", str(tmp_path))
     assert result.exit_code == 1
     assert "no histories" in result.output
+
+
+@pytest.mark.usefixtures("data_dir")
+@pytest.mark.parametrize("command", [("up",), ("db", "upgrade")])
+def test_an_own_database_that_is_away_is_a_sentence(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`up` and `db upgrade` say so, without a traceback and without a password."""
+    monkeypatch.setenv("TASKRUNNER_DATABASE_URL", "postgresql+psycopg://me:hush@127.0.0.1:1/none")
+    result = run(*command)
+    said = result.output + str(result.exception)
+    assert result.exit_code == 1
+    assert "the database could not be brought up to date" in said
+    assert "hush" not in said
+
+
+def test_colour_is_for_terminals_only(data_dir: Path) -> None:
+    """On a pipe there is no escape sequence; on a terminal there is."""
+    argv = [sys.executable, "-P", "-m", "cli.main", "doctor", "--data-dir", str(data_dir)]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "TERM": "xterm"}
+    env.pop("NO_COLOR", None)
+    assert b"\x1b[" not in subprocess.run(argv, env=env, capture_output=True, check=True).stdout
+    ours, theirs = os.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        child = subprocess.Popen(argv, env=env, stdout=theirs)
+        os.close(theirs)
+        assert b"\x1b[" in terminal.read(100)
+        child.kill()
+        child.wait()

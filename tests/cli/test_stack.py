@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from cli.embedded.postgres import Postgres
@@ -57,9 +58,9 @@ def test_up_prints_where_everything_is(stack: StackProcess) -> None:
     printed = {line.split()[0] + line.split()[1]: line.split()[-1] for line in stack.said if "http://" in line}
     address = json.loads((stack.data_dir / "address.json").read_text())
     assert list(printed.values()) == [address["api"], address["docs"], address["temporal_ui"]]
-    for url in (f"{address['api']}/livez", address["docs"], address["temporal_ui"]):
-        with Remote(url, None) as page:
-            assert page.text("").is_success
+    for server, path in ((address["api"], "/livez"), (address["api"], "/docs"), (address["temporal_ui"], "/")):
+        with Remote(server, None) as page:
+            assert page.text(path).is_success
 
 
 def test_start_follows_a_task_and_ends_with_its_exit_code(stack: StackProcess) -> None:
@@ -183,6 +184,22 @@ def test_a_second_up_says_that_it_runs_already(stack: StackProcess) -> None:
     assert "a stack runs already on" in printed
     assert json.loads((stack.data_dir / "address.json").read_text())["api"] in printed
     stack.run("tasks", "list")
+
+
+async def test_replay_tells_a_history_that_still_fits_from_one_that_does_not(
+    stack: StackProcess, tmp_path: Path
+) -> None:
+    """A history of this version replays; with one activity renamed it fails, is named, and the exit code is 1."""
+    address = json.loads((stack.data_dir / "address.json").read_text())
+    task = json.loads(stack.run("start", "--json", "--", "true"))
+    client = await Client.connect(address["temporal"])
+    history = await client.get_workflow_handle(task["workflow_id"]).fetch_history()
+    (tmp_path / "same.json").write_text(history.to_json())
+    assert "same.json" in stack.run("replay", str(tmp_path))
+    (tmp_path / "other.json").write_text(history.to_json().replace('"create_workspace"', '"another_activity"'))
+    results = {item["history"]: item for item in json.loads(stack.run("replay", "--json", str(tmp_path), code=1))}
+    assert (results["same.json"]["ok"], results["other.json"]["ok"]) == (True, False)
+    assert "another_activity" in results["other.json"]["failure"]
 
 
 def test_no_secret_is_in_an_argument_list(stack: StackProcess) -> None:
