@@ -73,7 +73,9 @@ async def _run(data: DataDir, source: dict[str, str], check: list[str], *, kept:
         screen.print("stopping")
         await stack.stop()
         if kept:
-            screen.print(f"its history is kept: `taskrunner up --data-dir {escape(str(data.path))}`")
+            screen.print(f"to look at the history: taskrunner up --data-dir {escape(str(data.path))}")
+        else:
+            screen.print("to keep the history and look at it: taskrunner demo --data-dir DIR, then up --data-dir DIR")
 
 
 def _task(remote: Remote, screen: Console, source: dict[str, str], check: list[str]) -> int:
