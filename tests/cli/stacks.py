@@ -93,7 +93,11 @@ class StackProcess:
 
     def child(self, words: str) -> psutil.Process:
         """Return the child whose command line ends with these words."""
-        return next(process for process in self.family() if " ".join(process.cmdline()).endswith(words))
+        for process in self.family():
+            with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
+                if " ".join(process.cmdline()).endswith(words):
+                    return process
+        raise AssertionError(f"no child {words!r}")
 
     def kill(self) -> None:
         """Kill the supervisor with -9 and wait until nothing of the stack runs."""

@@ -1,11 +1,11 @@
 import json
-import shutil
 import signal
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from cli.embedded.postgres import Postgres
 from cli.remote import Remote
-from tests.cli.stacks import CHECKOUT, StackProcess
-
-pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(180)]
+from tests.cli.stacks import StackProcess
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +205,10 @@ def test_no_secret_is_in_an_argument_list(stack: StackProcess) -> None:
     secrets = [
         path.read_text().strip() for path in (*stack.data_dir.glob("*.key"), stack.data_dir / "postgres/password")
     ]
-    shown = " ".join(word for process in stack.family() for word in process.cmdline())
+    shown = ""
+    for process in stack.family():
+        with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
+            shown += " ".join(process.cmdline())
     assert len(secrets) == 4
     assert not [secret for secret in secrets if secret in shown]
     node = stack.child("worker --role node").environ()
@@ -270,43 +271,3 @@ def test_the_demo_shows_a_real_task_and_leaves_nothing(tmp_path: Path) -> None:
     assert "/workflows/task-" in printed
     assert not list(tmp_path.glob("taskrunner-demo-*"))
     assert {process.pid for process in psutil.Process().children(recursive=True)} <= before
-
-
-def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
-    """Installed from the wheel, in a folder full of modules named like ours, the stack starts and runs a task."""
-    python = wheel_installed(tmp_path)
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    for name in ("settings", "worker", "domain", "api", "store"):
-        (elsewhere / f"{name}.py").write_text("raise SystemExit('a stranger was imported')\n")
-    program = (str(python.parent / "taskrunner"),)
-    stack = StackProcess(elsewhere / "data", program=program, cwd=elsewhere, PYTHONPATH="").up()
-    try:
-        assert "hello" in stack.run("start", "--", "echo", "hello")
-    finally:
-        assert stack.stop() == 0
-    assert "--repo" in stack.run("demo", code=2)
-
-
-def wheel_installed(tmp_path: Path) -> Path:
-    """Build the wheel, install it into a fresh environment that borrows our dependencies; return its Python."""
-    source = tmp_path / "source"
-    tracked = subprocess.run(["git", "-C", str(CHECKOUT), "ls-files"], capture_output=True, text=True, check=True)
-    for name in tracked.stdout.splitlines():
-        if (CHECKOUT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(CHECKOUT / name, source / name)
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
-    subprocess.run(build, check=True, capture_output=True)
-    venv = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
-    python = venv / "bin" / "python"
-    site = Path(
-        subprocess.check_output([python, "-c", "import site; print(site.getsitepackages()[0])"], text=True).strip()
-    )
-    ours = [path for path in sys.path if path.endswith("site-packages")]
-    (site / "borrowed.pth").write_text("\n".join(ours) + "\n")
-    wheel = next(tmp_path.glob("*.whl"))
-    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
-    subprocess.run(install, check=True, capture_output=True)
-    return python
