@@ -24,7 +24,7 @@ demo: setup ## one real task, live, on the embedded stack
 
 test: setup ## lint, types, import contracts, migrations, all tests
 	$(MAKE) --no-print-directory lint types contracts
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup ## style
 	$(BIN)/ruff format --check .
