@@ -60,7 +60,7 @@ async def once(
             if known is not None:
                 if known.digest != digest:
                     raise Problem("idempotency_conflict")
-                return JSONResponse(known.response, known.status)
+                return JSONResponse(known.response, known.status, headers={"Idempotent-Replayed": "true"})
             done = await work(connection)
             kept = done.content if done.kept is None else done.kept
             await idempotency.keep(connection, project, key, digest=digest, status=done.status, response=kept)

@@ -55,6 +55,7 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
         _body(operation, schemas)
         _answers(operation)
     components["schemas"] = dict(sorted(schemas.items()))
+    _settle(document)
     return document
 
 
@@ -81,6 +82,18 @@ def _answers(operation: dict[str, Any]) -> None:
     operation["responses"].pop("422", None)
     operation["responses"]["4XX"] = {"description": "The request is at fault", **problem}
     operation["responses"]["5XX"] = {"description": "The server is; `retryable` says whether to try again", **problem}
+
+
+def _settle(node: Any, *, default: bool = False) -> None:
+    """Put the defaults of sets in order: theirs changes from one process to the next."""
+    if isinstance(node, dict):
+        for name, part in node.items():
+            _settle(part, default=default or name == "default")
+    elif isinstance(node, list):
+        if default and all(isinstance(part, str) for part in node):
+            node.sort()
+        for part in node:
+            _settle(part, default=default)
 
 
 def main(target: Path) -> None:

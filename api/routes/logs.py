@@ -22,7 +22,7 @@ router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 of_workspace = APIRouter(prefix="/v1/workspaces/{workspace_id}", tags=["callbacks"])
 
 WINDOW: Final = 1024 * 1024
-LONGEST_WAIT: Final = timedelta(seconds=10)
+LONGEST_WAIT: Final = timedelta(seconds=8)  # below the 10 s after which many clients give up
 LOOK_AGAIN: Final = timedelta(milliseconds=200)
 TEXT: Final[dict[int | str, dict[str, Any]]] = {
     200: {
@@ -72,7 +72,7 @@ async def show(
     task_id: str,
     attempt: Annotated[int | None, Query(ge=1, le=LARGEST_INT, description="The current one if left out.")] = None,
     offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
-    follow: Annotated[bool, Query(description="Wait up to 10 s for output beyond `offset`.")] = False,
+    follow: Annotated[bool, Query(description="Wait up to 8 s for output beyond `offset`.")] = False,
 ) -> Response:
     """Send raw bytes from `offset` to the end; go on at `X-Next-Offset`."""
     extent = await _extent(ctx, caller.project, task_id, attempt)

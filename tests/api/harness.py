@@ -70,6 +70,8 @@ class Api:
     async def live(self, **body: Any) -> "Attempt":
         """Give a task whose workspace is reserved, as its workflow would have done it."""
         task = await self.create(**body)
+        # A workspace is reserved by its workflow, so the start has gone before.
+        await self.dispatcher.close()
         attempt = Attempt(api=self, task=TaskId(task["id"]))
         await attempt.reserve()
         attempt.token = await self.claim(attempt.workspace)

@@ -1,0 +1,70 @@
+"""Nodes over HTTP: registered, reporting in."""
+
+import pytest
+from sqlalchemy import insert, select
+
+from domain.names import Scope
+from store.models import Outbox, Waiter
+from tests.api.harness import Api
+
+
+async def test_a_node_is_registered_once_and_renewed(api: Api) -> None:
+    """201, then 200 with the new facts; it is `provisioning` until it reports in."""
+    body = {"id": "node-1", "slots": 2, "labels": {"gpu": "no"}}
+    first = await api.client.post("/v1/nodes", json=body)
+    again = await api.client.post("/v1/nodes", json=body | {"slots": 3, "facts": {"cpus": 4}})
+    assert (first.status_code, first.json()["status"]) == (201, "provisioning")
+    assert (again.status_code, again.json()["slots"], again.json()["facts"]) == (200, 3, {"cpus": 4})
+    ready = await api.client.post("/v1/nodes/node-1/ready", json={})
+    assert (ready.status_code, ready.json()["status"], ready.json()["used"]) == (200, "ready", 0)
+    assert ready.json()["last_heartbeat_at"]
+    listed = (await api.client.get("/v1/nodes", params={"limit": 500})).json()["items"]
+    assert ready.json() in listed
+
+
+async def test_a_report_tells_those_who_wait_and_grants_the_slots(api: Api) -> None:
+    """Who waits for this node is signalled; who waits for any slot gets one, in the same transaction."""
+    await api.client.post("/v1/nodes", json={"id": "node-2", "slots": 1, "labels": {"pool": "b"}})
+    named, anyone, late = [(await api.create())["id"] for _ in range(3)]
+    async with api.database.begin() as connection:
+        for task, granted, priority in ((named, "node-2", 3), (anyone, None, 1), (late, None, 3)):
+            row = {"task_id": task, "attempt": 1, "project": "default", "labels": {"pool": "b"}}
+            await connection.execute(insert(Waiter).values(**row, granted=granted, priority=priority))
+    answer = await api.client.post("/v1/nodes/node-2/ready")
+    assert (answer.status_code, answer.json()["used"]) == (200, 1)
+    async with api.database.begin() as connection:
+        mine = Outbox.task_id.in_([named, anyone, late])
+        rows = await connection.execute(
+            select(Outbox.task_id, Outbox.name, Outbox.body).where(mine, Outbox.kind == "signal").order_by(Outbox.id)
+        )
+        told = [(row.task_id, row.name, row.body) for row in rows]
+    assert told == [
+        (named, "node_ready", {"node_id": "node-2"}),
+        (anyone, "slot_granted", {"node_id": "node-2"}),
+    ]
+
+
+async def test_a_nodes_key_speaks_for_that_node_only(api: Api) -> None:
+    """Another node's report is 403; an unknown node's is 404."""
+    own = await api.key(Scope.NODES_WRITE, node="node-3")
+    assert (await api.client.post("/v1/nodes", json={"id": "node-3", "slots": 1}, headers=own)).status_code == 201
+    assert (await api.client.post("/v1/nodes", json={"id": "node-4", "slots": 1}, headers=own)).status_code == 403
+    assert (await api.client.post("/v1/nodes/node-4/ready", headers=own)).status_code == 403
+    assert (await api.client.post("/v1/nodes/node-5/ready")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"id": "No", "slots": 1},
+        {"id": "a", "slots": -1},
+        {"id": "a", "slots": 2**40},
+        {"id": "a", "slots": 1, "labels": {"a b": "c"}},
+        {"id": "a", "slots": 1, "facts": {"a": "\x00"}},
+        {"id": "a"},
+    ],
+)
+async def test_bad_nodes_are_refused(api: Api, body: dict[str, object]) -> None:
+    """422 with the field."""
+    response = await api.client.post("/v1/nodes", json=body)
+    assert (response.status_code, bool(response.json()["errors"])) == (422, True)
