@@ -45,8 +45,9 @@ class _Boundary(ActivityInboundInterceptor):
             raise _typed(_error("unreachable", Category.INFRASTRUCTURE, str(failure), retryable=True)) from failure
         except ApplicationError:
             raise
-        except Exception as unknown:
-            raise _unknown(unknown) from unknown
+        except Exception as unknown:  # noqa: BLE001 - the boundary: nothing leaves untyped
+            # A cause travels in full: a failure that no history can hold would lose its words altogether.
+            raise _unknown(unknown) from (unknown if len(str(unknown)) <= MESSAGE_LIMIT else None)
         _check_size(result)
         return result
 

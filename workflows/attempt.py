@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ValidationError
 from temporalio import workflow
 from temporalio.common import Priority, SearchAttributeKey
-from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, FailureError
 from temporalio.exceptions import TimeoutError as ActivityTimeout
 
 from domain.errors import GUIDANCE, Category, TaskError
@@ -285,7 +285,7 @@ class Attempt:
             reply: Reply = await workflow.execute_local_activity_method(
                 method, request, start_to_close_timeout=MIRROR_TRY, retry_policy=MIRROR_RETRY
             )
-        except ActivityError as failure:
+        except FailureError as failure:
             raise self.failed(failure) from failure
         return reply
 
@@ -437,9 +437,12 @@ class Attempt:
         }
         return StepFailed(error.model_copy(update=told))
 
-    def failed(self, failure: ActivityError) -> StepFailed:
-        """Classify a failed activity: what the adapter said wins; silence of the node is a lost runtime."""
-        cause = failure.cause
+    def failed(self, failure: FailureError) -> StepFailed:
+        """Classify a failed activity: what the adapter said wins; silence of the node is a lost runtime.
+
+        A local activity's failure arrives bare, a node's within an ActivityError. Raises it again if it is a cancel.
+        """
+        cause = failure.cause if isinstance(failure, ActivityError) else failure
         if isinstance(cause, CancelledError):
             raise failure
         error = _told(cause)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from temporalio import workflow
-from temporalio.exceptions import ApplicationError, is_cancelled_exception
+from temporalio.exceptions import ApplicationError, FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from domain.errors import Category
@@ -53,9 +53,6 @@ HANDLERS: Final[Mapping[Step, Handler]] = {
     Step.CLEANUP: cleanup,
 }
 
-# `temporal workflow signal` without `--input` sends no argument at all.
-BARE: Final = CallbackSignal()
-
 
 @workflow.defn(name=TASK_RUNNER)
 class TaskRunner:
@@ -88,19 +85,27 @@ class TaskRunner:
             if self.state.step is step:  # a step may have gone into the next one within its own flush
                 self.attempt.leave(outcome)
         except StepFailed as failure:
-            outcome = StepOutcome.FAILED
-            self.state.outcome, self.state.error = TaskStatus.FAILED, failure.error
-            self.attempt.leave(outcome, error=failure.error.model_dump(mode="json"))
+            outcome = self._failed(failure)
         except Fenced:
             outcome = StepOutcome.CANCELLED
         except CancelIntent:
             outcome = self._cancelled()
         except BaseException as failure:
             # From the Temporal UI's button, or ours: both reach the workflow as asyncio's own cancellation.
-            if not is_cancelled_exception(failure):
+            if is_cancelled_exception(failure):
+                outcome = self._cancelled()
+            elif isinstance(failure, FailureError):
+                outcome = self._failed(self.attempt.failed(failure))
+            else:
                 raise
-            outcome = self._cancelled()
         return advance(step, outcome)
+
+    def _failed(self, failure: StepFailed) -> StepOutcome:
+        # A step that had gone ahead into the next one, provisionally, is back in its own.
+        error = failure.error.model_copy(update={"step": self.state.step})
+        self.state.outcome, self.state.error = TaskStatus.FAILED, error
+        self.attempt.leave(StepOutcome.FAILED, error=error.model_dump(mode="json"))
+        return StepOutcome.FAILED
 
     def _cancelled(self) -> StepOutcome:
         self.state.outcome, self.state.error = TaskStatus.CANCELLED, cancelled(self.attempt)
@@ -141,24 +146,28 @@ class TaskRunner:
     # --- facts, as signals --------------------------------------------------------------------------------------
 
     @workflow.signal(name=SignalName.WORKSPACE_CLAIMED)
-    def workspace_claimed(self, signal: CallbackSignal = BARE) -> None:
+    def workspace_claimed(self, signal: CallbackSignal | None = None) -> None:
         """Somebody fetched the callback token of an external workspace."""
-        self.attempt.receive(signal.model_copy(update={"kind": CallbackKind.CLAIMED}))
+        self._receive(CallbackKind.CLAIMED, signal)
 
     @workflow.signal(name=SignalName.WORKSPACE_READY)
-    def workspace_ready(self, signal: CallbackSignal = BARE) -> None:
+    def workspace_ready(self, signal: CallbackSignal | None = None) -> None:
         """The workspace is ready."""
-        self.attempt.receive(signal.model_copy(update={"kind": CallbackKind.READY}))
+        self._receive(CallbackKind.READY, signal)
 
     @workflow.signal(name=SignalName.WORKSPACE_FAILED)
-    def workspace_failed(self, signal: CallbackSignal = BARE) -> None:
+    def workspace_failed(self, signal: CallbackSignal | None = None) -> None:
         """The workspace cannot go on."""
-        self.attempt.receive(signal.model_copy(update={"kind": CallbackKind.FAILED}))
+        self._receive(CallbackKind.FAILED, signal)
 
     @workflow.signal(name=SignalName.WORKSPACE_FINISHED)
-    def workspace_finished(self, signal: CallbackSignal = BARE) -> None:
+    def workspace_finished(self, signal: CallbackSignal | None = None) -> None:
         """The command or agent of a turn ended."""
-        self.attempt.receive(signal.model_copy(update={"kind": CallbackKind.FINISHED}))
+        self._receive(CallbackKind.FINISHED, signal)
+
+    def _receive(self, kind: CallbackKind, signal: CallbackSignal | None) -> None:
+        """Take a callback; `temporal workflow signal` without `--input` sends no argument at all."""
+        self.attempt.receive((signal or CallbackSignal()).model_copy(update={"kind": kind}))
 
     @workflow.signal(name=SignalName.SLOT_GRANTED)
     def slot_granted(self, grant: SlotGranted | None = None) -> None:

@@ -4,23 +4,26 @@ The node implements the port; what it is told to do stands in `script`. Everythi
 """
 
 import asyncio
+import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import insert, select, text
 from temporalio import activity
-from temporalio.client import WorkflowHandle
+from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowHistory
+from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from activities.dispatch import Dispatcher
 from activities.failures import FailureInterceptor
+from domain.errors import Category
 from domain.events import Event, EventSource, EventType, NewEvent, fold
-from domain.ids import new_id
+from domain.ids import new_id, workspace_id
 from domain.lifecycle import NodeStatus, TaskStatus
 from domain.messages import (
     Acknowledgement,
@@ -109,7 +112,11 @@ class Stage:
     gateway: Gateway
     dispatcher: Dispatcher
     policy: Policy
-    nodes: list[ScriptedNode] = field(default_factory=list)
+
+    def worker(self, **options: Any) -> Worker:
+        """A control worker that caches no workflow."""
+        options = {"max_cached_workflows": 0} | options
+        return control_worker(self.environment.client, self.database, self.dispatcher, **options)
 
     async def create(self, **body: Any) -> TaskId:
         """Write a task's row and first events, as the API does; nothing is started."""
@@ -136,20 +143,54 @@ class Stage:
             await mirror.append(connection, task, created)
         return task
 
-    async def start(self, attempt: int = 1, *, policy: Policy | None = None, **body: Any) -> "Running":
-        """Create a task and start its first attempt."""
-        task = await self.create(**body)
+    async def start(
+        self, *, told: Iterable[CallbackSignal] = (), policy: Policy | None = None, **body: Any
+    ) -> "Running":
+        """Create a task, put into its inbox what its workspace has `told` already, and start its first attempt."""
+        running = Running(self, await self.create(**body))
+        for callback in told:
+            await running.tell(callback)
+        await self.begin(running, policy=policy, **body)
+        return running
+
+    async def begin(self, task: "Running", *, policy: Policy | None = None, **body: Any) -> None:
+        """Start the first attempt of a task that was created with this body."""
         spec = TaskSpec.model_validate({"command": ["true"], "retry": {"max_attempts": 1}} | body)
         argument = RunnerInput(
-            task_id=task,
-            attempt=attempt,
+            task_id=task.task,
+            attempt=1,
             project=DEFAULT_PROJECT,
             name=spec.title,
             spec=spec,
             policy=policy or self.policy,
         )
         assert await self.gateway.start(argument) is Sent.DELIVERED
-        return Running(self, task, attempt)
+
+    async def execute(self, statement: str, **parameters: Any) -> None:
+        """Change the database behind everybody's back."""
+        async with self.database.begin() as connection:
+            await connection.execute(text(statement), parameters)
+
+    async def run(self, *statements: str) -> None:
+        """Run statements as they stand, in one transaction."""
+        async with self.database.begin() as connection:
+            for statement in statements:
+                await connection.exec_driver_sql(statement)
+
+    async def until(self, query: str) -> None:
+        """Wait until a query says yes."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                async with self.database.begin() as connection:
+                    if (await connection.execute(text(query))).scalar_one():
+                        return
+                await asyncio.sleep(0.02)
+
+    async def used(self, node: ScriptedNode) -> int:
+        """How many slots of a node are taken."""
+        async with self.database.begin() as connection:
+            query = text("SELECT used FROM nodes WHERE id = :node")
+            return int((await connection.execute(query, {"node": node.id})).scalar_one())
 
     @asynccontextmanager
     async def node(self, *, slots: int = 4, status: NodeStatus = NodeStatus.READY) -> AsyncIterator[ScriptedNode]:
@@ -182,6 +223,11 @@ class Running:
     stage: Stage
     task: TaskId
     attempt: int = 1
+    failure: BaseException | None = None
+
+    @property
+    def workspace(self) -> WorkspaceId:
+        return workspace_id(self.task, self.attempt, 1)
 
     @property
     def handle(self) -> WorkflowHandle[Any, Any]:
@@ -214,17 +260,46 @@ class Running:
     async def signal(self, name: SignalName, **fields: Any) -> None:
         await self.handle.signal(str(name), CallbackSignal.model_validate(fields))
 
+    async def tell(self, callback: CallbackSignal) -> None:
+        """Commit a callback whose signal never comes: nobody looks for it for a day."""
+        assert callback.kind is not None
+        await self.stage.execute(
+            "INSERT INTO callbacks (workspace_id, attempt, kind, turn, task_id, body, digest, due_at)"
+            " VALUES (:workspace, :attempt, :kind, :turn, :task, CAST(:body AS jsonb), '', now() + interval '1 day')",
+            workspace=self.workspace,
+            attempt=self.attempt,
+            kind=callback.kind,
+            turn=callback.turn,
+            task=self.task,
+            body=callback.model_dump_json(exclude={"kind", "turn", "workspace_id"}, exclude_unset=True),
+        )
+
+    async def history(self) -> WorkflowHistory:
+        return await self.handle.fetch_history()
+
+    async def flushes(self) -> list[str]:
+        """Which activities wrote to the mirror, in order: the answers that the history holds."""
+        markers = [
+            event.marker_recorded_event_attributes
+            for event in (await self.history()).events
+            if event.HasField("marker_recorded_event_attributes")
+        ]
+        calls = [json.loads(marker.details["data"].payloads[0].data)["activity_type"] for marker in markers]
+        return [call for call in calls if call != "select_node"]
+
     async def end(self) -> dict[str, Any]:
         """Wait for the workflow's end, whichever; then the row, which its log must add up to."""
         async with asyncio.timeout(PATIENCE):
             try:
                 await self.handle.result()
-            except Exception as error:  # noqa: BLE001 - the row tells how it ended
-                self.failure = error
+            except WorkflowFailureError as error:
+                self.failure = error.cause
         row = await self.row()
         folded = fold(await self.events())
         for column in ("status", "step", "outcome", "attempt", "workspace_id", "node_id", "result", "last_seq"):
             assert row[column] == getattr(folded, column), column
+        if row["attempt"] == self.attempt and row["outcome"] is not None:
+            assert row["outcome"] == outcome_of(self.failure)
         return row
 
     async def holds(self) -> int:
@@ -234,15 +309,28 @@ class Running:
             return int((await connection.execute(query, {"task": self.task})).scalar_one())
 
 
+def outcome_of(failure: BaseException | None) -> str:
+    """The written map from Temporal's outcome to the mirror's."""
+    if isinstance(failure, ApplicationError):
+        return "cancelled" if failure.type == Category.CANCELLED else "failed"
+    return "cancelled" if isinstance(failure, CancelledError) else "completed"
+
+
 @asynccontextmanager
 async def stage_on(environment: WorkflowEnvironment, url: str, **options: Any) -> AsyncIterator[Stage]:
     """Run the control plane on a server and a database; no workflow is cached, so every task replays."""
+    async with bare_stage_on(environment, url) as stage, stage.worker(**options):
+        yield stage
+
+
+@asynccontextmanager
+async def bare_stage_on(environment: WorkflowEnvironment, url: str) -> AsyncIterator[Stage]:
+    """Set up database, gateway and dispatcher; nobody runs workflows yet."""
     database = Database(url)
     gateway, policy = Gateway(environment.client), Policy()
     dispatcher = Dispatcher(name="stage", database=database, gateway=gateway, policy=policy)
     loop = asyncio.create_task(dispatcher.run())
-    async with control_worker(environment.client, database, dispatcher, **({"max_cached_workflows": 0} | options)):
-        yield Stage(environment, database, gateway, dispatcher, policy)
+    yield Stage(environment, database, gateway, dispatcher, policy)
     loop.cancel()
     await asyncio.gather(loop, return_exceptions=True)
     await dispatcher.close()
