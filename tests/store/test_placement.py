@@ -1,0 +1,136 @@
+"""Which node is chosen, and who waits for one to report in."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from domain.events import EventType
+from domain.ids import new_id, workspace_id
+from domain.lifecycle import NodeStatus
+from domain.messages import NodeQuery
+from domain.names import DEFAULT_PROJECT, NodeId, TaskId
+from store import mirror, placement
+from store.engine import Database
+from tests.store.rows import batch, column, create_node, create_task, event, flush
+
+READY, WARM, COMING = NodeStatus.READY, NodeStatus.WARM, NodeStatus.PROVISIONING
+
+
+async def pool(database: Database, *nodes: tuple[str, NodeStatus, int, int]) -> str:
+    """Write nodes (name, status, slots, used) that only this pool's label finds; returns the label's value."""
+    name = new_id()
+    statement = text(
+        "INSERT INTO nodes (id, status, slots, used, labels) VALUES (:id, :status, :slots, :used, :labels)"
+    )
+    async with database.begin() as connection:
+        for node, status, slots, used in nodes:
+            row = {"id": f"{node}-{name}", "status": status, "slots": slots, "used": used}
+            await connection.execute(statement, row | {"labels": f'{{"pool": "{name}", "os": "linux"}}'})
+    return name
+
+
+async def chosen(database: Database, name: str, task: TaskId | None = None, **query: Any) -> tuple[str, str]:
+    """Return the name and the reason of the choice."""
+    asked = NodeQuery(task_id=task or TaskId("t"), attempt=1, project=DEFAULT_PROJECT, labels={"pool": name}, **query)
+    async with database.autocommit() as connection:
+        choice = await placement.select_node(connection, asked)
+    return (choice.node_id or "").removesuffix(f"-{name}"), choice.reason
+
+
+@pytest.mark.parametrize(
+    ("nodes", "preferred", "expected"),
+    [
+        ([("a", READY, 2, 0), ("b", READY, 2, 1)], "b", "b"),
+        ([("a", READY, 2, 0), ("b", READY, 2, 2)], "b", "a"),
+        ([("a", READY, 2, 0), ("b", WARM, 2, 1)], None, "b"),
+        ([("a", READY, 4, 2), ("b", READY, 2, 0)], None, "b"),
+        ([("a", READY, 4, 1), ("b", READY, 2, 1)], None, "a"),
+        ([("a", READY, 2, 1), ("b", READY, 2, 1)], None, "a"),
+        ([("a", COMING, 2, 0), ("b", READY, 2, 1)], "a", "b"),
+        ([("a", COMING, 2, 0), ("b", READY, 2, 2)], None, "a"),
+        ([("a", READY, 0, 0), ("b", READY, 1, 1)], None, ""),
+        ([("a", NodeStatus.DRAINING, 2, 0), ("b", NodeStatus.LOST, 2, 0), ("c", NodeStatus.GONE, 2, 0)], "a", ""),
+        ([], None, ""),
+    ],
+)
+async def test_the_node_is_chosen_in_the_contracts_order(
+    database: Database, nodes: list[tuple[str, NodeStatus, int, int]], preferred: str | None, expected: str
+) -> None:
+    """Preferred, else warm, else least loaded, else one that is coming up; a full or idle-no-more node never."""
+    name = await pool(database, *nodes)
+    wanted = NodeId(f"{preferred}-{name}") if preferred else None
+    assert (await chosen(database, name, preferred=wanted))[0] == expected
+
+
+async def test_labels_must_all_match(database: Database) -> None:
+    """A node with more labels than asked for matches; one that lacks a label does not."""
+    name = await pool(database, ("a", READY, 1, 0))
+    query = NodeQuery(task_id=TaskId("t"), attempt=1, project=DEFAULT_PROJECT, labels={"pool": name, "gpu": "yes"})
+    async with database.autocommit() as connection:
+        assert (await placement.select_node(connection, query)).node_id is None
+    assert await chosen(database, name) == ("a", "least loaded")
+
+
+async def test_a_slot_in_hand_comes_before_all(database: Database) -> None:
+    """A redone workflow task finds the node that its abandoned try reserved, although that node is full now."""
+    name = await pool(database, ("a", READY, 1, 0), ("b", WARM, 5, 0))
+    task, held = await create_task(database), NodeId(f"a-{name}")
+    async with database.begin() as connection:
+        await mirror.reserve(
+            connection,
+            batch(task, 1, event(EventType.TASK_DELEGATED)),
+            workspace=workspace_id(task, 1, 1),
+            visit=1,
+            provider="local",
+            node=held,
+        )
+    assert await chosen(database, name, task) == ("a", "held")
+    assert (await chosen(database, name))[0] == "b"
+
+
+# --- waiting for a report -------------------------------------------------------------------------------------------
+
+
+async def awaited(database: Database, task: TaskId, node: NodeId, *, attempt: int = 1) -> bool:
+    """Enter the wait in a transaction of its own."""
+    async with database.begin() as connection:
+        return await placement.await_node(connection, batch(task, 1, attempt=attempt), node)
+
+
+@pytest.mark.parametrize("status", [READY, WARM])
+async def test_a_node_that_works_is_not_waited_for(database: Database, status: NodeStatus) -> None:
+    """True, and no place in the queue."""
+    node, task = await create_node(database, slots=1, status=status), await create_task(database)
+    assert await awaited(database, task, node)
+    assert await column(database, "SELECT 1 FROM waiters WHERE task_id = :task", task=task) == []
+
+
+async def test_who_waits_for_a_node_is_found_by_it(database: Database) -> None:
+    """False; the waiter names the node, once, however often the wait is entered."""
+    node, task = await create_node(database, slots=1, status=COMING), await create_task(database)
+    assert [await awaited(database, task, node) for _ in range(2)] == [False, False]
+    assert await column(database, "SELECT granted FROM waiters WHERE task_id = :task", task=task) == [node]
+
+
+@pytest.mark.parametrize("dead", [event(EventType.TASK_CANCELLED), event(EventType.TASK_QUEUED, attempt=2)])
+async def test_a_dead_attempt_enters_no_wait(database: Database, dead: Any) -> None:
+    """Nobody would take it out of the queue again."""
+    node, task = await create_node(database, slots=1, status=COMING), await create_task(database)
+    await flush(database, batch(task, 1, dead))
+    assert await awaited(database, task, node) is False
+    assert await column(database, "SELECT 1 FROM waiters WHERE task_id = :task", task=task) == []
+
+
+async def test_who_waited_for_a_node_may_wait_for_any_slot_after(database: Database) -> None:
+    """The node came up full: the same attempt enters the queue for slots and is granted the next one that is free."""
+    node, task = await create_node(database, slots=0, status=COMING), await create_task(database)
+    await awaited(database, task, node)
+    async with database.begin() as connection:
+        await connection.execute(text("UPDATE nodes SET status = 'ready' WHERE id = :id"), {"id": node})
+        answer = await mirror.wait_for_slot(connection, batch(task, 2), priority=3, labels={"node": node})
+    assert answer["granted"] is None
+    async with database.begin() as connection:
+        await connection.execute(text("UPDATE nodes SET slots = 1 WHERE id = :id"), {"id": node})
+        answer = await mirror.wait_for_slot(connection, batch(task, 3), priority=3, labels={"node": node})
+    assert answer["granted"] == node
