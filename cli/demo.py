@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,11 +18,13 @@ from rich.markup import escape
 from cli import demo_task
 from cli.data_dir import DataDir
 from cli.edge import read_settings
-from cli.remote import Remote
+from cli.follow import Follower
+from cli.remote import Remote, RemoteError
 from cli.screen import complain, console
-from cli.start import INTERRUPTED, follow
+from cli.start import CANCEL_PATIENCE, INTERRUPTED, follow
 
 PATCH = "changes.patch"
+LABEL = "made-by:demo"
 CHECK = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/domain")
 
 
@@ -63,12 +65,17 @@ async def _run(data: DataDir, source: dict[str, str], check: list[str], *, kept:
     if main:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, main.cancel)
     environ = {**os.environ, "TASKRUNNER_NODE_ALLOW_FILE_URLS": "true"}
-    stack = Stack(data, read_settings(), environ=environ, say=lambda line: screen.print(escape(line)))
+    settings = read_settings().model_copy(update={"url": ""})  # TASKRUNNER_URL may name another stack's API
+    stack = Stack(data, settings, environ=environ, say=lambda line: screen.print(escape(line)))
     screen.print("starting PostgreSQL, Temporal, workers and API")
     addresses = await stack.start()
+    remote = Remote(addresses.api, data.secret("admin"))
     try:
-        # In a thread of its own: the supervisor goes on meanwhile, and Ctrl-C ends both.
-        return await asyncio.to_thread(_task, Remote(addresses.api, data.secret("admin")), screen, source, check)
+        # In a thread of its own: the supervisor goes on meanwhile.
+        return await asyncio.to_thread(_task, remote, screen, source, check)
+    except asyncio.CancelledError:
+        await asyncio.to_thread(_cancel, remote)  # its process would outlive the stack, to be adopted by the next
+        raise
     finally:
         screen.print("stopping")
         await stack.stop()
@@ -88,24 +95,31 @@ def _task(remote: Remote, screen: Console, source: dict[str, str], check: list[s
         "command": [sys.executable, "-c", Path(demo_task.__file__).read_text(), *check],
         "input": {"token": token},
         "retry": {"max_attempts": 1},
-        "labels": {"made-by": "demo"},
+        "labels": dict([LABEL.split(":")]),
     }
-    with remote:
-        task = remote.post("/v1/tasks", body)
-        code = follow(remote, task)
-        task = remote.get(f"/v1/tasks/{task['id']}")
-        screen.print(f"result      {escape(str(task['result']))}")
-        for artifact in remote.get(f"/v1/tasks/{task['id']}/artifacts")["items"]:
-            screen.print(f"artifact    {escape(artifact['name'])}  {artifact['size']} bytes")
-        if code == 0:
-            patch = remote.text(f"/v1/tasks/{task['id']}/artifacts/{PATCH}").text
-            for line in patch.splitlines():
-                screen.print(f"  [dim]│[/] {escape(line)}")
-            if token not in patch:
-                complain(f"{PATCH} does not hold the token {token}")
-                code = 1
-        screen.print(f"history     {escape(str(task['temporal_url']))}")
+    task = remote.post("/v1/tasks", body)
+    code = follow(remote, task)
+    task = remote.get(f"/v1/tasks/{task['id']}")
+    screen.print(f"result      {escape(str(task['result']))}")
+    for artifact in remote.get(f"/v1/tasks/{task['id']}/artifacts")["items"]:
+        screen.print(f"artifact    {escape(artifact['name'])}  {artifact['size']} bytes")
+    if code == 0:
+        patch = remote.text(f"/v1/tasks/{task['id']}/artifacts/{PATCH}").text
+        for line in patch.splitlines():
+            screen.print(f"  [dim]│[/] {escape(line)}")
+        if token not in patch:
+            complain(f"{PATCH} does not hold the token {token}")
+            code = 1
+    screen.print(f"history     {escape(str(task['temporal_url']))}")
     return code
+
+
+def _cancel(remote: Remote) -> None:
+    """Cancel what the demo made and wait for its end; one that has ended already needs nothing."""
+    for task in remote.pages("/v1/tasks", limit=10, label=LABEL):
+        with suppress(RemoteError):
+            remote.post(f"/v1/tasks/{task['id']}/cancel", {})
+            Follower(remote, task["id"], Console(quiet=True)).run(patience=CANCEL_PATIENCE)
 
 
 def _checkout() -> dict[str, str] | None:

@@ -107,11 +107,19 @@ class StackProcess:
         """Ask it to stop as a person does, and return its exit code; fails when anything is left."""
         return self._end(signal.SIGINT)
 
+    def _adoptable(self, process: psutil.Process) -> bool:
+        """Tell whether it works in a workspace: such a process outlives the stack, and the next one adopts it."""
+        with suppress(psutil.NoSuchProcess):
+            chain = [process, *process.parents()]
+            return any(str(self.data_dir / "workspaces") in " ".join(each.cmdline()) for each in chain)
+        return False
+
     def _end(self, sign: signal.Signals) -> int:
         assert self._process
         family = []
         with suppress(psutil.NoSuchProcess):
             family = self.family()[1:]
+        family = [process for process in family if not self._adoptable(process)]
         self._process.send_signal(sign)
         rest, _ = self._process.communicate(timeout=PATIENCE)
         self.said += rest.splitlines()

@@ -216,11 +216,18 @@ def test_no_secret_is_in_an_argument_list(stack: StackProcess) -> None:
 
 
 def test_what_dies_is_started_again_and_a_killed_stack_goes_on(tmp_path: Path) -> None:
-    """A killed API comes back on its address; after kill -9 of all, `up` continues with a task that waited."""
+    """A killed API comes back on its address; after kill -9 of all, `up` continues a task that waited and one that ran.
+
+    The command that ran outlives the stack and is adopted: it ends in its first attempt.
+    """
     stack = StackProcess(tmp_path / "data").up()
+    go, script = tmp_path / "go", "until [ -e {} ]; do sleep 0.1; done; echo went on"
+    running = stack.run("start", "--detach", "--", "sh", "-c", script.format(go)).strip()
     with remote(stack) as api:
         address = api.url
         task = waiting(api)
+        while api.get(f"/v1/tasks/{running}")["step"] != "running":
+            time.sleep(0.05)
     stack.child("cli.main api").send_signal(signal.SIGKILL)
     stack.wait_for("API runs again")
     stack.run("tasks", "show", task["id"])
@@ -234,6 +241,10 @@ def test_what_dies_is_started_again_and_a_killed_stack_goes_on(tmp_path: Path) -
         followed = stack.run("tasks", "logs", task["id"], "--follow")
         shown = json.loads(stack.run("tasks", "show", task["id"], "--json"))
         assert (shown["status"], shown["result"], shown["attempt"]) == ("completed", {"went": "on"}, 1), followed
+        go.touch()
+        assert stack.run("tasks", "logs", running, "--follow") == "went on\n"
+        shown = json.loads(stack.run("tasks", "show", running, "--json"))
+        assert (shown["status"], shown["attempt"]) == ("completed", 1)
     finally:
         assert stack.stop() == 0
 
@@ -256,6 +267,21 @@ async def test_own_servers_are_used_instead_of_the_embedded_ones(
         assert not broken
     finally:
         assert stack.stop() == 0
+
+
+def test_ctrl_c_stops_the_demo_and_what_it_started(tmp_path: Path) -> None:
+    """The running task is cancelled, so that no command outlives the stack; exit code 130."""
+    env = StackProcess(tmp_path / "data", TMPDIR=str(tmp_path), PYTHONUNBUFFERED="1").env
+    argv = [sys.executable, "-P", "-m", "cli.main", "demo", "--", "sh", "-c", "echo now; sleep 4711"]
+    demo = subprocess.Popen(argv, env=env, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert demo.stdout
+    while "now" not in (line := demo.stdout.readline()):
+        assert line
+    demo.send_signal(signal.SIGINT)
+    printed, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 130, printed
+    assert not [process for process in psutil.process_iter(["cmdline"]) if "4711" in (process.info["cmdline"] or ())]
+    assert not list(tmp_path.glob("taskrunner-demo-*"))
 
 
 def test_the_demo_shows_a_real_task_and_leaves_nothing(tmp_path: Path) -> None:
