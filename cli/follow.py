@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
-from cli.remote import Remote
+from cli.remote import Remote, RemoteError
 from cli.screen import coloured, duration, moment
 
 PAUSE = 0.2  # seconds between two looks at the log
 PAGE = 200
+AWAY_LIMIT = timedelta(seconds=60)
 ENDS = {"task.completed": "completed", "task.failed": "failed", "task.cancelled": "cancelled"}
 # Output comes in these steps only, and is written before the fact that ends them: so it is shown before that fact.
 SPEAKING = {"workspace_ready", "agent_session", "running", "awaiting_followup", "cleanup"}
@@ -55,21 +56,38 @@ class Follower:
         self._first: datetime | None = None
         self._exit_code: int | None = None
         self._ending: Ending | None = None
+        self._away_since: float | None = None
 
     def run(self, *, patience: timedelta | None = None) -> Ending | None:
-        """Follow to the end and return it, or None when the patience is over first. Raises RemoteError."""
+        """Follow to the end and return it, or None when the patience is over first.
+
+        An API that is away for a while is waited for: the task goes on without it. Raises RemoteError.
+        """
         until = None if patience is None else time.monotonic() + patience.total_seconds()
         with self._screen.status("waiting") as line:
             if not self._steps:
                 line.stop()
             while True:
-                events = self._look(line)
+                try:
+                    events = self._look(line)
+                    self._away_since = None
+                except RemoteError as error:
+                    events = self._away(error)
                 if self._ending:
                     return self._ending
                 if until is not None and time.monotonic() > until:
                     return None
                 if events < PAGE:
                     time.sleep(PAUSE)
+
+    def _away(self, error: RemoteError) -> int:
+        """Note that the API is away; raise when that is no reason or has lasted too long."""
+        now = time.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+        if not error.transient or now - self._away_since > AWAY_LIMIT.total_seconds():
+            raise error
+        return 0
 
     def _look(self, line: Status) -> int:
         page = self._remote.get(f"/v1/tasks/{self._task}/events", fromSeq=self._seq, limit=PAGE)["items"]

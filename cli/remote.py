@@ -22,6 +22,11 @@ class RemoteError(RuntimeError):
         self.code = code
         self.status = status
 
+    @property
+    def transient(self) -> bool:
+        """Whether the same call may succeed a little later: nobody answered, or the server's side failed."""
+        return self.status is None or self.status >= httpx2.codes.INTERNAL_SERVER_ERROR
+
 
 class Remote:
     """A client of the API. Every method raises RemoteError."""

@@ -1,5 +1,6 @@
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -218,7 +219,7 @@ def test_no_secret_is_in_an_argument_list(stack: StackProcess) -> None:
 def test_what_dies_is_started_again_and_a_killed_stack_goes_on(tmp_path: Path) -> None:
     """A killed API comes back on its address; after kill -9 of all, `up` continues a task that waited and one that ran.
 
-    The command that ran outlives the stack and is adopted: it ends in its first attempt.
+    The command that ran outlives the stack and is adopted: it ends in its first attempt. Who follows it sees the end.
     """
     stack = StackProcess(tmp_path / "data").up()
     go, script = tmp_path / "go", "until [ -e {} ]; do sleep 0.1; done; echo went on"
@@ -228,6 +229,12 @@ def test_what_dies_is_started_again_and_a_killed_stack_goes_on(tmp_path: Path) -
         task = waiting(api)
         while api.get(f"/v1/tasks/{running}")["step"] != "running":
             time.sleep(0.05)
+    following = subprocess.Popen(
+        [sys.executable, "-P", "-m", "cli.main", "tasks", "logs", running, "--follow"],
+        env=stack.env,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     stack.child("cli.main api").send_signal(signal.SIGKILL)
     stack.wait_for("API runs again")
     stack.run("tasks", "show", task["id"])
@@ -242,7 +249,7 @@ def test_what_dies_is_started_again_and_a_killed_stack_goes_on(tmp_path: Path) -
         shown = json.loads(stack.run("tasks", "show", task["id"], "--json"))
         assert (shown["status"], shown["result"], shown["attempt"]) == ("completed", {"went": "on"}, 1), followed
         go.touch()
-        assert stack.run("tasks", "logs", running, "--follow") == "went on\n"
+        assert following.communicate(timeout=60)[0] == "went on\n"
         shown = json.loads(stack.run("tasks", "show", running, "--json"))
         assert (shown["status"], shown["attempt"]) == ("completed", 1)
     finally:
@@ -252,11 +259,20 @@ def test_what_dies_is_started_again_and_a_killed_stack_goes_on(tmp_path: Path) -
 async def test_own_servers_are_used_instead_of_the_embedded_ones(
     tmp_path: Path, postgres: Postgres, temporal: WorkflowEnvironment, temporal_address: str
 ) -> None:
-    """With both addresses in the environment nothing embedded is made, and a task runs on those servers."""
+    """With both addresses in the environment nothing embedded is made, and a task runs on those servers.
+
+    The API's port is taken meanwhile: the next one is used, and said.
+    """
     await postgres.create_database("own")
     url = postgres.url("own")
-    stack = StackProcess(tmp_path / "data", TASKRUNNER_DATABASE_URL=url, TEMPORAL_ADDRESS=temporal_address).up()
+    stack = StackProcess(tmp_path / "data", TASKRUNNER_DATABASE_URL=url, TEMPORAL_ADDRESS=temporal_address)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        wanted = taken.getsockname()[1]
+        stack.env["TASKRUNNER_PORT"] = str(wanted)
+        stack.up()
     try:
+        assert stack.said[0].startswith(f"port {wanted} is taken: api is on ")
         task = json.loads(stack.run("start", "--json", "--", "true"))
         assert task["status"] == "completed"
         described = await temporal.client.get_workflow_handle(task["workflow_id"]).describe()
