@@ -26,7 +26,9 @@ def worker(
 ) -> None:
     """Run one worker until SIGTERM."""
     import worker as workers
+    from cli import journal
 
+    journal.configure()
     settings = read_settings()
     if node_id:
         settings = settings.model_copy(update={"node_id": node_id})
@@ -36,6 +38,9 @@ def worker(
 
 def api() -> None:
     """Serve the API until SIGTERM."""
+    from cli import journal
+
+    journal.configure()
     asyncio.run(_serve(read_settings()))
 
 

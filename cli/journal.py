@@ -1,7 +1,4 @@
-"""The process's own log: structured lines on standard error, nothing secret in them.
-
-Called once at the process edge (`configure()`), never on import.
-"""
+"""The log of a process of ours: structured lines on standard error, nothing secret in them."""
 
 import logging
 import re
@@ -41,6 +38,6 @@ def configure(*, level: str = "INFO") -> None:
             structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=True,
     )
