@@ -89,8 +89,8 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Finish what is in flight."""
-        while self._tasks or self._settling:
-            await asyncio.gather(*self._tasks, *([self._settling] if self._settling else []), return_exceptions=True)
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _sweep(self) -> bool:
         async with self._database.begin() as connection:
@@ -156,6 +156,9 @@ class Dispatcher:
     def _settle_soon(self) -> None:
         if self._settling is None:
             self._settling = asyncio.ensure_future(self._settle())
+            # `close()` waits for it also while it writes, when it no longer is the one that collects.
+            self._tasks.add(self._settling)
+            self._settling.add_done_callback(self._tasks.discard)
 
     async def _settle(self) -> None:
         """Note what was sent, many at a time: a crash before this only sends them again."""
