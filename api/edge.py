@@ -49,8 +49,12 @@ class Edge:
             await send(message)
 
         try:
-            if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
+            if "\x00" in scope["path"]:
                 await _fault(404, "not_found", "There is no such thing", request_id)(scope, receive, send_marked)
+                return
+            if b"%00" in scope["query_string"]:
+                title = "A query must not contain a NUL character"
+                await _fault(422, "invalid", title, request_id)(scope, receive, send_marked)
                 return
             await self._app(scope, receive, send_marked)
         except ClientDisconnect:

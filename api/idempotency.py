@@ -56,14 +56,16 @@ async def once(
         async with ctx.database.begin() as connection:
             if not await idempotency.lock(connection, project, key):
                 raise Problem("in_progress")
-            known = await idempotency.find(connection, project, key, kept=ctx.settings.idempotency)
+            lifetime = ctx.settings.idempotency
+            known = await idempotency.find(connection, project, key, kept=lifetime)
             if known is not None:
                 if known.digest != digest:
                     raise Problem("idempotency_conflict")
                 return JSONResponse(known.response, known.status, headers={"Idempotent-Replayed": "true"})
             done = await work(connection)
-            kept = done.content if done.kept is None else done.kept
-            await idempotency.keep(connection, project, key, digest=digest, status=done.status, response=kept)
+            response = done.content if done.kept is None else done.kept
+            answer = idempotency.Kept(digest=digest, status=done.status, response=response)
+            await idempotency.keep(connection, project, key, answer, kept=lifetime)
     if done.after is not None:
         # Only now is it committed: the engine must not hear of what may yet be rolled back.
         done.after()

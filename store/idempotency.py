@@ -16,12 +16,20 @@ _KNOWN: Final = text(
     "SELECT digest, status, response FROM idempotency"
     " WHERE project = :project AND key = :key AND created_at > clock_timestamp() - CAST(:kept AS interval)"
 )
-_KEEP: Final = text(
-    "INSERT INTO idempotency (project, key, digest, status, response)"
-    " VALUES (:project, :key, :digest, :status, CAST(:response AS jsonb))"
-    " ON CONFLICT (project, key) DO UPDATE SET digest = excluded.digest, status = excluded.status,"
-    " response = excluded.response, created_at = excluded.created_at"
+# Each answer that is kept clears away a few that have expired, so the table stays as long as its traffic is.
+_KEEP: Final = text("""
+WITH expired AS (
+  SELECT project, key FROM idempotency
+  WHERE created_at < clock_timestamp() - CAST(:kept AS interval) AND (project, key) <> (:project, :key)
+  ORDER BY created_at LIMIT 10 FOR UPDATE SKIP LOCKED
+), cleared AS (
+  DELETE FROM idempotency i USING expired e WHERE i.project = e.project AND i.key = e.key
 )
+INSERT INTO idempotency (project, key, digest, status, response)
+VALUES (:project, :key, :digest, :status, CAST(:response AS jsonb))
+ON CONFLICT (project, key) DO UPDATE SET digest = excluded.digest, status = excluded.status,
+  response = excluded.response, created_at = excluded.created_at
+""")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +52,14 @@ async def find(connection: AsyncConnection, project: ProjectId, key: str, *, kep
     return Kept(**row) if row else None
 
 
-async def keep(
-    connection: AsyncConnection, project: ProjectId, key: str, *, digest: bytes, status: int, response: Any
-) -> None:
+async def keep(connection: AsyncConnection, project: ProjectId, key: str, answer: Kept, *, kept: timedelta) -> None:
     """Keep an answer, in the transaction that gives it."""
-    parameters = {"project": project, "key": key, "digest": digest, "status": status, "response": json.dumps(response)}
+    parameters = {
+        "project": project,
+        "key": key,
+        "digest": answer.digest,
+        "status": answer.status,
+        "response": json.dumps(answer.response),
+        "kept": kept,
+    }
     await connection.execute(_KEEP, parameters)

@@ -15,10 +15,13 @@ BEGIN
     RETURN 'ended';
   END IF;
   IF r.attempt <> p_attempt OR r.workspace_id <> p_workspace THEN
-    PERFORM append_events(r, jsonb_build_array(jsonb_build_object(
-      'key', format('callback.stale:%s:%s', p_attempt, p_kind), 'type', 'callback.stale', 'ts', clock_timestamp(),
-      'attempt', p_attempt, 'source', 'workspace', 'step', NULL,
-      'data', jsonb_build_object('kind', p_kind, 'current_attempt', r.attempt), 'changes', '{}'::jsonb)));
+    -- The terminal event stays the last of a log: who follows a task stops there.
+    IF r.status NOT IN ('completed', 'failed', 'cancelled') THEN
+      PERFORM append_events(r, jsonb_build_array(jsonb_build_object(
+        'key', format('callback.stale:%s:%s', p_attempt, p_kind), 'type', 'callback.stale', 'ts', clock_timestamp(),
+        'attempt', p_attempt, 'source', 'workspace', 'step', NULL,
+        'data', jsonb_build_object('kind', p_kind, 'current_attempt', r.attempt), 'changes', '{}'::jsonb)));
+    END IF;
     RETURN 'stale';
   END IF;
   IF r.status IN ('completed', 'failed', 'cancelled') THEN

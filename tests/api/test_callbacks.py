@@ -116,6 +116,18 @@ async def test_what_is_refused_leaves_nothing(engine_api: Api) -> None:
     assert [(event["attempt"], event["data"]["kind"]) for event in stale] == [(1, "ready"), (1, "failed")]
 
 
+async def test_nothing_follows_the_end_of_a_log(engine_api: Api) -> None:
+    """A stale, a late and a repeated callback add no event to a task that is over."""
+    attempt = await engine_api.live()
+    await attempt.tell("ready", {})
+    following = await attempt.next()
+    following.token = await engine_api.claim(following.workspace)
+    await following.end()
+    assert (await attempt.tell("failed", FAILED)).json()["code"] == "stale_attempt"
+    assert (await following.tell("finished", {})).json()["code"] == "attempt_ended"
+    assert (await engine_api.events(attempt.task))[-1]["type"] == "task.completed"
+
+
 async def test_a_duplicate_is_noted_once_per_kind(engine_api: Api) -> None:
     """However often it comes, the log has one `callback.duplicate` of each kind."""
     attempt = await engine_api.live()

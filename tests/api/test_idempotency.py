@@ -3,7 +3,7 @@
 import asyncio
 from datetime import timedelta
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.names import ProjectId
@@ -84,6 +84,12 @@ async def test_an_answer_is_kept_for_a_day(api: Api) -> None:
         await connection.execute(aged.values(created_at=Idempotency.created_at - timedelta(hours=25)))
     again = await api.client.post("/v1/tasks", json=BODY, headers=headers)
     assert (again.status_code, again.json()["id"] == first.json()["id"]) == (201, False)
+    async with api.database.begin() as connection:
+        expired = update(Idempotency).values(created_at=Idempotency.created_at - timedelta(hours=25))
+        await connection.execute(expired)
+    await api.client.post("/v1/tasks", json=BODY, headers={"Idempotency-Key": "order-8"})
+    async with api.database.begin() as connection:
+        assert (await connection.execute(select(Idempotency.key))).scalars().all() == ["order-8"]
 
 
 async def test_a_key_that_no_header_should_hold_is_refused(api: Api) -> None:

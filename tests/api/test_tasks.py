@@ -271,6 +271,12 @@ async def test_cursors_that_are_not_ours_are_400(api: Api, cursor: str) -> None:
     assert (response.status_code, response.json()["code"]) == (400, "bad_cursor")
 
 
+async def test_a_nul_in_a_query_is_422(api: Api) -> None:
+    """PostgreSQL has no such text, and a filter that names it is a mistake."""
+    response = await api.client.get("/v1/tasks?q=a%00b")
+    assert (response.status_code, response.json()["code"]) == (422, "invalid")
+
+
 async def test_numbers_beyond_the_database_are_422(api: Api) -> None:
     """A bigint that overflows is the caller's fault, not a 500."""
     task = await api.create()
