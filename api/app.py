@@ -1,7 +1,5 @@
 """The application: composed here from what a process holds, and nowhere else."""
 
-from importlib.metadata import PackageNotFoundError, version
-
 from fastapi import FastAPI
 
 from api import openapi, problems
@@ -19,6 +17,8 @@ DESCRIPTION = (
     "Durable tasks in fresh workspaces. Errors are `application/problem+json` (RFC 9457); "
     "lists are keyset pages; times are UTC, RFC 3339 with microseconds."
 )
+# The API's own, as in its paths; the package has another.
+VERSION = "1"
 ROUTERS = (
     *(module.router for module in (tasks, events, attempts, logs, artifacts, attachments)),
     *(module.router for module in (workspaces, callbacks)),
@@ -50,7 +50,7 @@ def assemble() -> FastAPI:
     """Return the routes without a context: enough for the application to describe itself."""
     app = FastAPI(
         title="Taskrunner",
-        version=_version(),
+        version=VERSION,
         description=DESCRIPTION,
         redoc_url=None,
         redirect_slashes=False,
@@ -62,9 +62,3 @@ def assemble() -> FastAPI:
     openapi.install(app)
     return app
 
-
-def _version() -> str:
-    try:
-        return version("taskrunner")
-    except PackageNotFoundError:
-        return "0"
