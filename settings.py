@@ -5,7 +5,7 @@ Temporal's address, namespace, TLS and API key come from Temporal's own environm
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -13,11 +13,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from domain.durations import Span
 from domain.policy import Budgets, Limits, Policy, StepRetry, Supervision, inconsistencies
 
+PREFIX: Final = "TASKRUNNER_"
+
 
 class Settings(BaseSettings):
     """The set as a whole; an inconsistent one refuses to load and names both settings."""
 
-    model_config = SettingsConfigDict(env_prefix="TASKRUNNER_", env_nested_delimiter="__", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", frozen=True)
 
     data_dir: Path = Field(default=Path(".taskrunner"), description="Where the embedded stack and nodes keep files.")
     database_url: str = Field(default="", description="`postgresql+psycopg://…`; empty: the embedded PostgreSQL.")
@@ -53,9 +55,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        found = inconsistencies(self.policy, callback_token=self.callback_token, stuck_after=self.stuck_after)
+        found = inconsistencies(
+            self.policy, callback_token=self.callback_token, stuck_after=self.stuck_after, prefix=PREFIX
+        )
         if found:
-            raise ValueError("; ".join(f"TASKRUNNER_{sentence}" for sentence in found))
+            raise ValueError("; ".join(found))
         return self
 
     @property

@@ -61,12 +61,12 @@ def json_of(model: type[Model], *, required: bool = True) -> Callable[[Request],
         kind = request.headers.get("content-type", "application/json")
         if not _JSON.fullmatch(kind):
             raise Problem("unsupported_media_type", "send JSON with Content-Type: application/json")
+        if _SUSPECT.search(raw):
+            _check_values(raw)  # names the place within a JSON value, which the model cannot
         try:
             value = model.model_validate_json(raw)
         except ValidationError as error:
             raise _problem(error) from None
-        if _SUSPECT.search(raw):
-            _check_values(raw)
         return Body(value, digest)
 
     return parse

@@ -21,7 +21,7 @@ class IllegalTransition(TaskrunnerError):  # noqa: N818 - named for the fact, as
     """A transition that the lifecycle tables do not hold."""
 
     def __init__(self, machine: str, old: str, new: str) -> None:
-        super().__init__(f"{machine}: no transition from {old!r} by or to {new!r}")
+        super().__init__(f"{machine}: no transition from '{old}' by or to '{new}'")
 
 
 class Category(StrEnum):

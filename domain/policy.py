@@ -3,8 +3,10 @@
 A workflow gets its policy with its input, so that a changed setting never changes a history.
 """
 
+from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Annotated
+from operator import gt, le, lt
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -91,25 +93,44 @@ COVERED_BY_STUCK: tuple[Step, ...] = (
 )
 
 
-def inconsistencies(policy: Policy, *, callback_token: timedelta, stuck_after: timedelta) -> list[str]:
-    """Return one sentence for each pair of settings that contradict each other; none if all is well."""
-    budgets, supervision = policy.budgets, policy.supervision
-    covered = sum((getattr(budgets, step) for step in COVERED_BY_STUCK), timedelta())
-    longest = (
-        budgets.workspace_dispatch + budgets.workspace_ready + budgets.running_absolute + budgets.awaiting_followup
-    )
+def inconsistencies(
+    policy: Policy, *, callback_token: timedelta, stuck_after: timedelta, prefix: str = ""
+) -> list[str]:
+    """Return one sentence for each set of settings that contradict each other; none if all is well.
+
+    Each sentence names them as the environment does, with `prefix`, and gives their values.
+    """
+    budgets, supervision, retry = policy.budgets, policy.supervision, policy.step_retry
+    lived_through = (Step.WORKSPACE_DISPATCH, Step.WORKSPACE_READY, "running_absolute", Step.AWAITING_FOLLOWUP)
+    token, stuck = {"CALLBACK_TOKEN": callback_token}, {"STUCK_AFTER": stuck_after}
     rules = (
-        (budgets.running_soft <= budgets.running, "BUDGETS__RUNNING_SOFT must not exceed BUDGETS__RUNNING"),
-        (budgets.running <= budgets.running_absolute, "BUDGETS__RUNNING must not exceed BUDGETS__RUNNING_ABSOLUTE"),
-        (supervision.lease < supervision.lost_after, "SUPERVISION__LEASE must be shorter than SUPERVISION__LOST_AFTER"),
-        (
-            supervision.heartbeat < supervision.lease,
-            "SUPERVISION__HEARTBEAT must be shorter than SUPERVISION__LEASE",
-        ),
-        (
-            callback_token > longest,
-            f"CALLBACK_TOKEN must outlive the BUDGETS__ that a workspace lives through ({longest})",
-        ),
-        (stuck_after > covered, f"STUCK_AFTER must exceed the sum of the BUDGETS__ that it covers ({covered})"),
+        (_group("BUDGETS", budgets, "running_soft"), "<=", _group("BUDGETS", budgets, "running")),
+        (_group("BUDGETS", budgets, "running"), "<=", _group("BUDGETS", budgets, "running_absolute")),
+        (_group("SUPERVISION", supervision, "heartbeat"), "<", _group("SUPERVISION", supervision, "lease")),
+        (_group("SUPERVISION", supervision, "lease"), "<", _group("SUPERVISION", supervision, "lost_after")),
+        (_group("STEP_RETRY", retry, "first_delay"), "<=", _group("STEP_RETRY", retry, "longest_delay")),
+        (token, ">", _group("BUDGETS", budgets, *lived_through)),
+        (stuck, ">", _group("BUDGETS", budgets, *COVERED_BY_STUCK)),
     )
-    return [sentence for holds, sentence in rules if not holds]
+    return [
+        f"{_named(left, prefix)} {_WORDS[relation]} {_named(right, prefix)}"
+        for left, relation, right in rules
+        if not _HOLDS[relation](_sum(left), _sum(right))
+    ]
+
+
+_HOLDS: Final[Mapping[str, Callable[[timedelta, timedelta], bool]]] = {"<": lt, "<=": le, ">": gt}
+_WORDS: Final = {"<": "must be shorter than", "<=": "must not exceed", ">": "must be longer than"}
+
+
+def _group(group: str, model: BaseModel, *fields: str) -> dict[str, timedelta]:
+    return {f"{group}__{field.upper()}": getattr(model, field) for field in fields}
+
+
+def _sum(durations: Mapping[str, timedelta]) -> timedelta:
+    return sum(durations.values(), timedelta())
+
+
+def _named(durations: Mapping[str, timedelta], prefix: str) -> str:
+    names = " + ".join(prefix + name for name in durations)
+    return f"{names} ({_sum(durations)})"

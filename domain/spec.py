@@ -1,11 +1,22 @@
 """What a caller asks for: the body of a task, with every rule that can be checked at the door."""
 
+import re
 from datetime import timedelta
 from enum import StrEnum
+from math import isfinite
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    model_validator,
+)
 
 from domain.durations import Span
 from domain.errors import TRANSIENT_CATEGORIES, Category
@@ -14,45 +25,99 @@ from domain.names import AttachmentId, NodeId
 
 NAME_LIMIT: Final = 200
 PRIORITY_DEFAULT: Final = 3
+DEPTH_LIMIT: Final = 64
+LONGEST_BACKOFF: Final = timedelta(hours=1)
 
 
-def _no_nul(value: str) -> str:
+def _storable(value: str) -> str:
+    """Refuse what neither an argv nor PostgreSQL can hold."""
     if "\x00" in value:
         raise ValueError("must not contain a NUL character")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be Unicode text: half a surrogate pair is none") from None
     return value
 
 
-Text = Annotated[str, AfterValidator(_no_nul)]
-Argument = Annotated[Text, StringConstraints(max_length=131_072)]
-Argv = Annotated[list[Argument], Field(min_length=1, max_length=1024)]
-Name = Annotated[Text, StringConstraints(min_length=1, max_length=NAME_LIMIT, strip_whitespace=True)]
+def _storable_json(value: Any) -> Any:
+    """Refuse what JSON in PostgreSQL cannot hold; without recursion, because the depth is what is in doubt."""
+    level, depth = [value], 0
+    while level:
+        below: list[Any] = []
+        for part in level:
+            if isinstance(part, str):
+                _storable(part)
+            elif isinstance(part, float) and not isfinite(part):
+                raise ValueError("must not contain NaN or an infinity: JSON has neither")
+            elif isinstance(part, dict):
+                below += [*part.keys(), *part.values()]
+            elif isinstance(part, list):
+                below += part
+        level, depth = below, depth + 1
+        if depth > DEPTH_LIMIT:
+            raise ValueError(f"must not be nested deeper than {DEPTH_LIMIT} levels")
+    return value
+
+
+def _executable(argv: list[str]) -> list[str]:
+    if not argv[0].strip():
+        raise ValueError("must begin with the name of a program")
+    return argv
+
+
+def _below_workspace(glob: str) -> str:
+    if glob.startswith(("/", "~")) or ".." in glob.split("/"):
+        raise ValueError("must be relative to the workspace and stay in it")
+    return glob
+
+
+STORABLE: Final = AfterValidator(_storable)
+Text = Annotated[str, STORABLE]
+Argument = Annotated[str, StringConstraints(max_length=131_072), STORABLE]
+Argv = Annotated[list[Argument], Field(min_length=1, max_length=1024), AfterValidator(_executable)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=NAME_LIMIT, strip_whitespace=True), STORABLE]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]+$", max_length=63)]
-LabelValue = Annotated[Text, StringConstraints(max_length=253)]
-Glob = Annotated[Text, StringConstraints(min_length=1, max_length=1024)]
+LabelValue = Annotated[str, StringConstraints(max_length=253), STORABLE]
+Glob = Annotated[str, StringConstraints(min_length=1, max_length=1024), STORABLE, AfterValidator(_below_workspace)]
+Json = Annotated[JsonValue, BeforeValidator(_storable_json)]
+Flag = Annotated[bool, Field(strict=True)]
+Number = Annotated[int, Field(strict=True)]
 
-_SCP_LIKE: Final = "@"
+IDENTITY: Final = StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)
+
 URL_SCHEMES: Final = ("https", "ssh", "git", "file")
+# What git check-ref-format(1) refuses in a name, and what git reads as an option, a range or a refspec.
+_NO_REF: Final = re.compile(r"^[-+/]|[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|^@$|/$|\.$|\.lock$|(^|/)\.")
 
 
 def _repository_url(url: str) -> str:
     """Accept https, ssh, git, file and scp-like addresses; refuse options and transport helpers (`ext::`)."""
     if url.startswith("-") or "::" in url.split("/", 1)[0]:
         raise ValueError("must be an https, ssh, git or file URL; transport helpers such as ext:: are refused")
-    scheme = urlsplit(url).scheme
-    if scheme in URL_SCHEMES and "://" in url:
-        if urlsplit(url).password:
+    if any(character.isspace() or not character.isprintable() for character in url):
+        raise ValueError("must not contain white space or control characters")
+    parts = urlsplit(url)
+    if parts.scheme in URL_SCHEMES and "://" in url:
+        if parts.password:
             raise ValueError("must not hold a password; name a secret in `credential`")
-        return url
-    host, colon, path = url.partition(":")
-    if _SCP_LIKE in host and colon and path and "/" not in host:
-        return url
-    raise ValueError("must be an https, ssh, git or file URL")
+        if not parts.path.strip("/") or (parts.scheme != "file" and not parts.hostname):
+            raise ValueError("must name a host and a path")
+        host = parts.hostname or ""
+    else:
+        user_and_host, colon, path = url.partition(":")
+        user, at, host = user_and_host.partition("@")
+        if not (user and at and host and colon and path) or "/" in user_and_host:
+            raise ValueError("must be an https, ssh, git or file URL")
+    if host.startswith("-"):
+        raise ValueError("must not have a host that git would read as an option")
+    return url
 
 
 def _ref(ref: str) -> str:
-    if ref.startswith("-") or any(character.isspace() for character in ref):
-        raise ValueError("must be a branch, a tag or a commit")
+    if _NO_REF.search(ref):
+        raise ValueError("must be the name of a branch or a tag, or a commit")
     return ref
 
 
@@ -65,8 +130,8 @@ class Body(BaseModel):
 class Repo(Body):
     """A git repository, cloned into the workspace before `setup`."""
 
-    url: Annotated[Text, StringConstraints(min_length=1, max_length=2048), AfterValidator(_repository_url)]
-    ref: Annotated[Text, StringConstraints(min_length=1, max_length=255), AfterValidator(_ref)] | None = None
+    url: Annotated[str, StringConstraints(min_length=1, max_length=2048), STORABLE, AfterValidator(_repository_url)]
+    ref: Annotated[str, StringConstraints(min_length=1, max_length=255), STORABLE, AfterValidator(_ref)] | None = None
     credential: Identifier | None = Field(default=None, description="The name of a secret on the node.")
 
 
@@ -74,7 +139,7 @@ class Agent(Body):
     """A coding agent: a preset of the node's settings, and what it shall do."""
 
     preset: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
-    prompt: Annotated[Text, StringConstraints(min_length=1, max_length=500_000)]
+    prompt: Annotated[str, StringConstraints(min_length=1, max_length=500_000), STORABLE]
 
 
 class Provider(StrEnum):
@@ -88,11 +153,11 @@ class Provider(StrEnum):
 class Resources(Body):
     """Limits of the workspace; None leaves the node's own default."""
 
-    cpus: Annotated[float, Field(gt=0, le=256)] | None = None
-    cpu_seconds: Annotated[int, Field(gt=0)] | None = None
-    memory_mb: Annotated[int, Field(ge=16)] | None = None
-    disk_mb: Annotated[int, Field(ge=1)] | None = None
-    processes: Annotated[int, Field(ge=1)] | None = None
+    cpus: Annotated[float, Field(gt=0, le=256, strict=True)] | None = None
+    cpu_seconds: Annotated[Number, Field(ge=1, le=31_622_400)] | None = None
+    memory_mb: Annotated[Number, Field(ge=16, le=2**30)] | None = None
+    disk_mb: Annotated[Number, Field(ge=1, le=2**30)] | None = None
+    processes: Annotated[Number, Field(ge=1, le=2**22)] | None = None
 
 
 class Timeouts(Body):
@@ -113,9 +178,17 @@ class Timeouts(Body):
 class Retry(Body):
     """When and how often a failed attempt is followed by another."""
 
-    max_attempts: Annotated[int, Field(ge=1, le=100)] = 4
+    max_attempts: Annotated[Number, Field(ge=1, le=100)] = 4
     on: frozenset[Category] = TRANSIENT_CATEGORIES
     backoff: Span = timedelta(seconds=5)
+
+    def delay_after(self, attempt: int) -> timedelta:
+        """Return how long after the failure of this attempt the next one starts.
+
+        It doubles with each attempt up to an hour, or stays at `backoff` if that is longer.
+        """
+        longest = max(self.backoff, LONGEST_BACKOFF)
+        return min(self.backoff * (1 << min(attempt - 1, 20)), longest)
 
 
 class KeepWorkspace(Body):
@@ -131,7 +204,7 @@ class Breakpoints(Body):
 
     before: list[Step] = []
     after: list[Step] = []
-    each_step: bool = False
+    each_step: Flag = False
 
 
 class TaskSpec(Body):
@@ -144,18 +217,18 @@ class TaskSpec(Body):
     agent: Agent | None = None
     env: Annotated[dict[Identifier, Argument], Field(max_length=256)] = {}
     secrets: Annotated[list[Identifier], Field(max_length=64)] = []
-    input: JsonValue = None
-    attachments: Annotated[list[AttachmentId], Field(max_length=64)] = []
+    input: Json = None
+    attachments: Annotated[list[Annotated[AttachmentId, IDENTITY]], Field(max_length=64)] = []
     artifacts: Annotated[list[Glob], Field(max_length=64)] = []
     provider: Provider = Provider.LOCAL
-    image: Annotated[Text, StringConstraints(min_length=1, max_length=512)] | None = None
+    image: Annotated[str, StringConstraints(min_length=1, max_length=512), STORABLE] | None = None
     node_labels: Annotated[dict[Label, LabelValue], Field(max_length=32)] = {}
-    preferred_node: NodeId | None = None
+    preferred_node: Annotated[NodeId, IDENTITY] | None = None
     resources: Resources = Resources()
     timeouts: Timeouts = Timeouts()
     retry: Retry = Retry()
-    priority: Annotated[int, Field(ge=1, le=5)] = PRIORITY_DEFAULT
-    followup: bool = False
+    priority: Annotated[Number, Field(ge=1, le=5)] = PRIORITY_DEFAULT
+    followup: Flag = False
     keep_workspace: KeepWorkspace = KeepWorkspace()
     breakpoints: Breakpoints = Breakpoints()
     labels: Annotated[dict[Label, LabelValue], Field(max_length=32)] = {}
@@ -171,6 +244,9 @@ class TaskSpec(Body):
         taken = [name for name in (*self.env, *self.secrets) if name.startswith("TASKRUNNER_")]
         if taken:
             raise ValueError(f"names that start with TASKRUNNER_ are reserved: {', '.join(taken)}")
+        twice = sorted(set(self.env) & set(self.secrets))
+        if twice:
+            raise ValueError(f"both in `env` and in `secrets`: {', '.join(twice)}")
         return self
 
     @property

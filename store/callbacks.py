@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.names import CallbackKind
 from domain.tokens import Claims
+from store import jsonb
 
 _RECEIVE: Final = text(
     "SELECT receive_callback(:task, :workspace, :attempt, :kind, :turn, CAST(:body AS jsonb), :digest, :lease)"
@@ -51,7 +52,7 @@ async def receive(
     parameters = _of(claims) | {
         "kind": kind,
         "turn": claims.turn,
-        "body": json.dumps(body),
+        "body": jsonb.dumps(body),
         "digest": digest(body),
         "lease": lease,
     }
@@ -66,7 +67,7 @@ async def heartbeat(connection: AsyncConnection, claims: Claims) -> Reception:
 
 async def progress(connection: AsyncConnection, claims: Claims, body: dict[str, Any]) -> Reception:
     """Keep what the workspace says of its progress."""
-    return Reception((await connection.execute(_PROGRESS, _of(claims) | {"body": json.dumps(body)})).scalar_one())
+    return Reception((await connection.execute(_PROGRESS, _of(claims) | {"body": jsonb.dumps(body)})).scalar_one())
 
 
 def _of(claims: Claims) -> dict[str, Any]:

@@ -5,11 +5,16 @@ import itertools
 from collections.abc import AsyncIterator
 
 import pytest
+from hypothesis import settings
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
 from cli.embedded.postgres import Postgres
 from cli.embedded.temporal import registration, temporal_cli
+
+# How long an example takes says how busy the machine is, and nothing of our code.
+settings.register_profile("taskrunner", deadline=None, max_examples=60)
+settings.load_profile("taskrunner")
 
 MIGRATED = "migrated"  # the template that every module's database is copied from
 database_numbers = itertools.count(1)

@@ -1,6 +1,6 @@
 """How an attempt ends: its last events, and whether another attempt follows."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from temporalio import workflow
@@ -50,7 +50,7 @@ def _emit_end(attempt: Attempt) -> datetime | None:
     attempt.emit(EventType.ATTEMPT_CLEANED, **cleanup)
     if will_retry(attempt):
         jitter = 0.5 + workflow.random().random()
-        delay: timedelta = attempt.spec.retry.backoff * 2.0 ** (number - 1) * jitter
+        delay = attempt.spec.retry.delay_after(number) * jitter
         next_at = workflow.now() + delay
         attempt.emit(EventType.ATTEMPT_FAILED, error=error, duration_seconds=duration, **cleanup)
         attempt.emit(EventType.TASK_QUEUED, attempt=number + 1, reason="retry", not_before=next_at.isoformat())

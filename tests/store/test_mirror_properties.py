@@ -17,8 +17,6 @@ from tests.store.rows import assert_folds, batch, create_task, flush, keys_of, l
 
 # The fixture is one database for all examples: each of them writes a task of its own.
 PROPERTY: Final = settings(
-    max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 LOST: Final = (EventType.TASK_FAILED, EventType.TASK_CANCELLED)
