@@ -1,6 +1,5 @@
 """`taskrunner worker` and `taskrunner api`: the processes of ours, one by one, as `up` and a container start them."""
 
-import asyncio
 import signal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -32,16 +31,17 @@ def worker(
     settings = read_settings()
     if node_id:
         settings = settings.model_copy(update={"node_id": node_id})
-    run = {Role.CONTROL: workers.run_control, Role.NODE: workers.run_node}[role]
-    asyncio.run(run(settings))
+    main = {Role.CONTROL: workers.run_control, Role.NODE: workers.run_node}[role]
+    workers.run(main(settings))
 
 
 def api() -> None:
     """Serve the API until SIGTERM."""
     from cli import journal
+    from worker import run
 
     journal.configure()
-    asyncio.run(_serve(read_settings()))
+    run(_serve(read_settings()))
 
 
 async def _serve(settings: "Settings") -> None:
