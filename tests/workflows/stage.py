@@ -112,6 +112,7 @@ class Stage:
     gateway: Gateway
     dispatcher: Dispatcher
     policy: Policy
+    url: str
 
     def worker(self, **options: Any) -> Worker:
         """A control worker that caches no workflow."""
@@ -185,6 +186,17 @@ class Stage:
                     if (await connection.execute(text(query))).scalar_one():
                         return
                 await asyncio.sleep(0.02)
+
+    async def set_slots(self, node: ScriptedNode, slots: int, *, told: bool = True) -> None:
+        """Give a node more slots, which go to those who wait; unless they are `told`, their signals are lost."""
+        async with self.database.begin() as connection:
+            for statement in (
+                "UPDATE nodes SET slots = :slots WHERE id = :node",
+                "SELECT grant_slots(:node)",
+                "DELETE FROM outbox WHERE body ->> 'node_id' = :node AND NOT :told",
+            ):
+                await connection.execute(text(statement), {"node": node.id, "slots": slots, "told": told})
+        self.dispatcher.poke()
 
     async def used(self, node: ScriptedNode) -> int:
         """How many slots of a node are taken."""
@@ -330,7 +342,7 @@ async def bare_stage_on(environment: WorkflowEnvironment, url: str) -> AsyncIter
     gateway, policy = Gateway(environment.client), Policy()
     dispatcher = Dispatcher(name="stage", database=database, gateway=gateway, policy=policy)
     loop = asyncio.create_task(dispatcher.run())
-    yield Stage(environment, database, gateway, dispatcher, policy)
+    yield Stage(environment, database, gateway, dispatcher, policy, url)
     loop.cancel()
     await asyncio.gather(loop, return_exceptions=True)
     await dispatcher.close()
