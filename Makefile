@@ -47,5 +47,8 @@ requirements: ## compile the exact versions with hashes, for every platform
 openapi: setup ## write docs/openapi.json from the code
 	$(BIN)/python -m api.openapi docs/openapi.json
 
+golden: setup ## record the golden histories anew, after a change that breaks replay
+	$(BIN)/python -m pytest -q tests/workflows/record.py
+
 clean: ## remove what the targets made
 	rm -rf $(VENV) .taskrunner build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
