@@ -61,4 +61,3 @@ def assemble() -> FastAPI:
         app.include_router(router)
     openapi.install(app)
     return app
-
