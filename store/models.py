@@ -146,12 +146,16 @@ class EventRow(Base):
 
 
 class Outbox(Base):
-    """An intent for the engine, committed with its cause; the row goes when it was sent."""
+    """An intent for the engine, committed with its cause; the row goes when it was sent.
+
+    No foreign key: its check would lock the task's row, and a grant to a task that is just concluding, which waits
+    for the grant's own locks, would be a deadlock. An intent for a deleted task finds nothing and goes.
+    """
 
     __tablename__ = "outbox"
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     kind: Mapped[str]
-    task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
+    task_id: Mapped[str]
     attempt: Mapped[int]
     name: Mapped[str | None]
     body: Mapped[dict[str, Any] | None]

@@ -471,3 +471,17 @@ async def test_waiting_while_a_slot_is_being_granted_takes_it_once(database: Dat
         assert (await used(database, node), await scalar(database, BROKEN)) == (1, 0)
         await conclude(database, second, 4)
         assert await used(database, node) == 0
+
+
+async def test_a_grant_does_not_wait_for_the_row_of_a_task_that_is_being_written(database: Database) -> None:
+    """A waiter's task is locked, as by its own conclusion: the grant commits all the same: no deadlock."""
+    node = await create_node(database, slots=1)
+    holder, waiter = await create_task(database), await create_task(database)
+    await reserve(database, holder, node, 1)
+    await wait(database, waiter, 1, node)
+    async with database.begin() as writing:
+        await writing.execute(text("SELECT FROM tasks WHERE id = :task FOR UPDATE"), {"task": waiter})
+        async with asyncio.timeout(5):
+            answer = await conclude(database, holder, 2)
+    assert answer["granted"] == 1
+    await conclude(database, waiter, 2)

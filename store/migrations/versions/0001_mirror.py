@@ -269,7 +269,6 @@ def upgrade() -> None:
     sa.Column('tries', sa.Integer(), server_default='0', nullable=False),
     sa.Column('last_error', sa.Text(), nullable=True),
     sa.CheckConstraint("kind IN ('start', 'signal', 'cancel')", name=op.f('outbox_kind_check')),
-    sa.ForeignKeyConstraint(['task_id'], ['tasks.id'], name=op.f('outbox_task_id_fkey'), ondelete='CASCADE'),
     sa.PrimaryKeyConstraint('id', name=op.f('outbox_pkey'))
     )
     op.create_index(op.f('outbox_due_at_ix'), 'outbox', ['due_at'], unique=False)
