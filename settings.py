@@ -1,19 +1,23 @@
 """Every setting, read once at the process edge; `TASKRUNNER_…` in the environment, `__` between a group and its name.
 
+Where `TASKRUNNER_SECRETS_DIR` names a folder, a setting may be a file there instead, by the same name in small letters.
+
 Temporal's address, namespace, TLS and API key come from Temporal's own environment configuration (`TEMPORAL_…`).
 """
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, Self
 
 from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
 from domain.durations import Span
 from domain.policy import Budgets, Limits, Policy, StepRetry, Supervision, inconsistencies
 
 PREFIX: Final = "TASKRUNNER_"
+SECRETS_DIR: Final = "TASKRUNNER_SECRETS_DIR"
 
 
 class Settings(BaseSettings):
@@ -52,6 +56,21 @@ class Settings(BaseSettings):
     step_retry: StepRetry = StepRetry()
     limits: Limits = Limits()
     supervision: Supervision = Supervision()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments, then the environment, then the folder of secrets if there is one; no `.env` file."""
+        del dotenv_settings, file_secret_settings
+        folder = os.environ.get(SECRETS_DIR)
+        files = (SecretsSettingsSource(settings_cls, secrets_dir=folder),) if folder else ()
+        return init_settings, env_settings, *files
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

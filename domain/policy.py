@@ -6,7 +6,7 @@ A workflow gets its policy with its input, so that a changed setting never chang
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from operator import gt, le, lt
-from typing import Annotated, Final
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,17 +22,34 @@ class Budgets(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    waiting_for_node_capacity: Span = 2 * HOUR
-    node_provisioning: Span = 15 * MINUTE
-    node_agent_ready: Span = 15 * MINUTE
-    workspace_dispatch: Span = 10 * MINUTE
-    workspace_ready: Span = 30 * MINUTE
-    attachment_transfer: Span = timedelta(seconds=60)
-    running_soft: Span = 4 * HOUR
-    running: Span = 8 * HOUR
-    running_absolute: Span = 24 * HOUR
-    awaiting_followup: Span = 24 * HOUR
-    cleanup: Span = 10 * MINUTE
+    waiting_for_node_capacity: Span = Field(default=2 * HOUR, description="The wait for a free slot.")
+    node_provisioning: Span = Field(default=15 * MINUTE, description="The node provider's time to make a node.")
+    node_agent_ready: Span = Field(
+        default=15 * MINUTE, description="The wait for a node that is coming up to report in."
+    )
+    workspace_dispatch: Span = Field(
+        default=10 * MINUTE,
+        description="Until the node has acknowledged the workspace, or an `external` one was claimed.",
+    )
+    workspace_ready: Span = Field(
+        default=30 * MINUTE, description="Until the workspace calls `ready`; cloning and `setup` are within it."
+    )
+    attachment_transfer: Span = Field(
+        default=timedelta(seconds=60), description="Each attachment's way into the workspace."
+    )
+    running_soft: Span = Field(
+        default=4 * HOUR, description="After this long in one visit a warning is written: `task.cap_warning`."
+    )
+    running: Span = Field(default=8 * HOUR, description="The longest visit of `running`.")
+    running_absolute: Span = Field(
+        default=24 * HOUR, description="The longest that an attempt may run, over all its turns."
+    )
+    awaiting_followup: Span = Field(
+        default=24 * HOUR, description="The wait for the next message; silence completes the task."
+    )
+    cleanup: Span = Field(
+        default=10 * MINUTE, description="Until the workspace is destroyed; after that the reaper goes on."
+    )
 
     def overridden(self, timeouts: Timeouts) -> "Budgets":
         """Return these budgets with what the task's body sets instead."""
@@ -44,9 +61,11 @@ class StepRetry(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    tries: Annotated[int, Field(ge=1)] = 3
-    first_delay: Span = timedelta(seconds=5)
-    longest_delay: Span = timedelta(seconds=60)
+    tries: int = Field(default=3, ge=1, description="Tries of an effect on a node, the first one counted.")
+    first_delay: Span = Field(
+        default=timedelta(seconds=5), description="Before the second try; it doubles from try to try."
+    )
+    longest_delay: Span = Field(default=timedelta(seconds=60), description="Where the doubling stops.")
 
 
 class Limits(BaseModel):
@@ -54,13 +73,15 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    body: int = 1_000_000
-    attachment: int = 100_000_000
-    artifact: int = 100_000_000
-    result: int = 64_000
-    log_per_attempt: int = 10_000_000
-    page: int = 500
-    visits: int = 3
+    body: int = Field(default=1_000_000, ge=1, description="A JSON body.")
+    attachment: int = Field(default=100_000_000, ge=1, description="An uploaded attachment.")
+    artifact: int = Field(default=100_000_000, ge=1, description="An artifact.")
+    result: int = Field(default=64_000, ge=1, description="A result that is kept in the row.")
+    log_per_attempt: int = Field(
+        default=10_000_000, ge=1, description="An attempt's output; the rest is cut off, and the log says so."
+    )
+    page: int = Field(default=500, ge=1, description="Items of a list's page at most.")
+    visits: int = Field(default=3, ge=1, description="Dispatches of one workspace that is never acknowledged.")
 
 
 class Supervision(BaseModel):
@@ -68,9 +89,14 @@ class Supervision(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    heartbeat: Span = timedelta(seconds=15)
-    lost_after: Span = timedelta(seconds=180)
-    lease: Span = timedelta(seconds=120)
+    heartbeat: Span = Field(default=timedelta(seconds=15), description="How often a workspace shows that it lives.")
+    lost_after: Span = Field(
+        default=timedelta(seconds=180), description="The silence after which a node or workspace counts as lost."
+    )
+    lease: Span = Field(
+        default=timedelta(seconds=120),
+        description="How long a workspace goes on without contact before it stops its agent.",
+    )
 
 
 class Policy(BaseModel):

@@ -1,0 +1,198 @@
+"""Write the pages that are made from code: `python -m docs.generate` writes them, a test says when one has drifted."""
+
+import importlib
+import json
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from domain.errors import GUIDANCE, TRANSIENT_CATEGORIES
+from domain.events import STATUS_OF_EVENT
+from domain.lifecycle import (
+    NEXT_STEP,
+    NODE_TRANSITIONS,
+    STEP_ORDER,
+    TASK_TRANSITIONS,
+    WORKSPACE_TRANSITIONS,
+    Step,
+    StepOutcome,
+)
+from domain.policy import Policy
+from settings import PREFIX, SECRETS_DIR, Settings
+
+HERE: Final = Path(__file__).parent
+MADE: Final = "<!-- Made by `make docs` from the code; a test says when it has drifted. -->"
+ONWARD: Final = (StepOutcome.DONE, StepOutcome.SKIPPED, StepOutcome.FAILED, StepOutcome.CANCELLED)
+
+
+def span(value: timedelta) -> str:
+    """Return a duration as a person says it: `2 h`, `15 min`, `60 s`."""
+    seconds = value.total_seconds()
+    for unit, name in ((3600, "h"), (60, "min")):
+        if seconds > unit and seconds % unit == 0:
+            return f"{seconds / unit:g} {name}"
+    return f"{seconds:g} s"
+
+
+def table(heads: list[str], rows: list[list[str]]) -> Iterator[str]:
+    """Give the lines of a Markdown table."""
+    yield f"| {' | '.join(heads)} |"
+    yield f"|{'---|' * len(heads)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def transitions(title: str, pairs: Mapping[Any, frozenset[Any]]) -> Iterator[str]:
+    """Give a lifecycle's table."""
+    order = list(pairs)
+    allowed = {old: ", ".join(f"`{new}`" for new in sorted(pairs[old], key=order.index)) for old in order}
+    rows = [[f"`{old}`", allowed[old] or "(none)"] for old in order]
+    yield from (f"## {title}", "", *table(["from", "allowed to"], rows), "")
+
+
+def diagram(pairs: Mapping[Any, frozenset[Any]]) -> Iterator[str]:
+    """Give a state diagram."""
+    order = list(pairs)
+    yield from ("```mermaid", "stateDiagram-v2", f"    [*] --> {order[0]}")
+    for old in order:
+        yield from (f"    {old} --> {new}" for new in sorted(pairs[old], key=order.index))
+        if not pairs[old]:
+            yield f"    {old} --> [*]"
+    yield from ("```", "")
+
+
+def steps() -> Iterator[str]:
+    """Give the pipeline: what each step does, its budget, and where its outcomes lead."""
+    budgets, retry = Policy().budgets, Policy().step_retry
+    rows = []
+    for step in STEP_ORDER:
+        does = (importlib.import_module(f"workflows.steps.{step}").__doc__ or "").strip().split("\n\n")[0]
+        budget = getattr(budgets, step, None)
+        bound = span(budget) if budget else f"{retry.tries} tries"
+        detours = [
+            f"`{outcome}` → `{following}`"
+            for (of, outcome), following in NEXT_STEP.items()
+            if of is step and outcome not in ONWARD
+        ]
+        rows.append([f"`{step}`", " ".join(does.split()), bound, ", ".join(detours)])
+    about = (
+        "In order. `done` and `skipped` lead to the next step, `failed` and `cancelled` to `cleanup`; the last column",
+        "has the only other ways. Budgets are per visit and can be set (see [settings](settings.md)).",
+        "",
+        f"`{Step.RUNNING}` warns after {span(budgets.running_soft)} and ends at the latest after",
+        f"{span(budgets.running_absolute)}, over all turns of an attempt. An effect on a node is tried {retry.tries}",
+        f"times on a transient error, {span(retry.first_delay)} apart and doubling up to {span(retry.longest_delay)};",
+        "a write of the mirror for as long as the database is away.",
+    )
+    yield from ("## Steps", "", *about, "", *table(["step", "does", "budget (default)", "other ways"], rows), "")
+
+
+def listed(title: str, about: str, heads: list[str], rows: list[list[str]]) -> Iterator[str]:
+    """Give a section with a table."""
+    yield from (f"## {title}", "", about, "", *table(heads, rows), "")
+
+
+def lifecycle() -> str:
+    """Return `lifecycle.md`."""
+    lines = [MADE, "", "# Lifecycle", "", "Everything below is one set of tables in `domain/lifecycle.py`.", ""]
+    lines += [*transitions("Task", TASK_TRANSITIONS), *diagram(TASK_TRANSITIONS), *steps()]
+    lines += [*transitions("Workspace", WORKSPACE_TRANSITIONS), *transitions("Node", NODE_TRANSITIONS)]
+    lines += listed(
+        "Events that change the status",
+        "Folding a log over this table gives the task's row; every other event leaves the status alone.",
+        ["event", "status"],
+        [[f"`{event}`", f"`{status}`"] for event, status in STATUS_OF_EVENT.items()],
+    )
+    lines += listed(
+        "Error categories",
+        "A new attempt is made for a transient one, as far as tries are left and the body's `retry.on` names it.",
+        ["category", "transient", "what to do"],
+        [[f"`{c}`", "yes" if c in TRANSIENT_CATEGORIES else "no", GUIDANCE[c]] for c in GUIDANCE],
+    )
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def shown(value: Any) -> str:
+    """Return a default as it would stand in the environment."""
+    match value:
+        case SecretStr() | None | "":
+            return "(empty)"
+        case timedelta():
+            return span(value)
+        case StrEnum() | str() | Path():
+            return f"`{value}`"
+        case _:
+            return f"`{json.dumps(value)}`"
+
+
+def kind(field: FieldInfo) -> str:
+    """Return the name of a setting's type."""
+    names: list[tuple[Any, str]] = [
+        (timedelta, "duration"),
+        (SecretStr, "secret"),
+        (Path, "path"),
+        (bool, "bool"),
+        (int, "int"),
+        (float, "number"),
+        (str, "text"),
+    ]
+    found = [name for annotation, name in names if field.annotation is annotation]
+    return found[0] if found else "path" if "Path" in str(field.annotation) else "JSON"
+
+
+def rows(model: type[BaseModel], prefix: str) -> Iterator[list[str]]:
+    """Give a row for each setting of a group that is no group itself."""
+    for name, field in model.model_fields.items():
+        if group(field) is None:
+            default = field.default if field.default is not PydanticUndefined else None
+            yield [f"`{prefix}{name.upper()}`", kind(field), shown(default), field.description or ""]
+
+
+def group(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the model of a group of settings; None for a setting."""
+    found = field.annotation
+    return found if isinstance(found, type) and issubclass(found, BaseModel) else None
+
+
+def settings() -> str:
+    """Return `settings.md`."""
+    heads = ["setting", "type", "default", "meaning"]
+    about = (
+        "Read once, when a process starts; a set that contradicts itself refuses to start and names the settings.",
+        "Durations are seconds or ISO-8601 (`90`, `PT1M30S`).",
+        "",
+        f"Where `{SECRETS_DIR}` names a folder, a setting may be a file in it instead, called by the setting's",
+        f"name in small letters (`{PREFIX.lower()}database_url`); the environment wins.",
+        "",
+        "Temporal's address, namespace, TLS and API key come from Temporal's own environment configuration",
+        "(`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, …).",
+    )
+    lines = [MADE, "", "# Settings", "", *about, "", *table(heads, list(rows(Settings, PREFIX))), ""]
+    for name, field in Settings.model_fields.items():
+        if (model := group(field)) is not None:
+            lines += listed(
+                name.replace("_", " ").capitalize(),
+                " ".join((model.__doc__ or "").split()),
+                heads,
+                list(rows(model, f"{PREFIX}{name.upper()}__")),
+            )
+    return "\n".join(lines).rstrip() + "\n"
+
+
+PAGES: Final = {"lifecycle.md": lifecycle, "settings.md": settings}
+
+
+def main() -> None:
+    """Write every page."""
+    for name, page in PAGES.items():
+        (HERE / name).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
