@@ -28,7 +28,9 @@ def test_every_setting_is_explained() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").glob("*.md")], ids=lambda p: p.name
+    "page",
+    [ROOT / "AGENTS.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").glob("*.md")],
+    ids=lambda p: p.name,
 )
 def test_no_link_leads_nowhere(page: Path) -> None:
     """Every relative link of every page is a file of the repository."""
