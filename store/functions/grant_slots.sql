@@ -1,7 +1,7 @@
 -- Give a node's free slots to those who wait, in fair order: priority, then the project that holds least, then age.
 -- The ledger row, the grant and the signal that tells of it are one transaction with the release that freed the slot.
--- Locks: the node, then waiters that nobody else holds. The outbox row's foreign key takes a key-share lock on the
--- waiter's task, which whoever writes that task does not exclude (FOR NO KEY UPDATE): so nothing here waits for a task.
+-- Locks: the node, then waiters that nobody else holds. Nothing here waits for a task, whoever writes it meanwhile:
+-- that one may be waiting for this node, or for its own waiter.
 CREATE OR REPLACE FUNCTION grant_slots(p_node text) RETURNS int
 LANGUAGE plpgsql AS $$
 DECLARE

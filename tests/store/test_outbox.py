@@ -15,6 +15,7 @@ from store import outbox
 from store.engine import Database
 from store.models import OutboxKind
 from store.outbox import Intent, Undelivered
+from store.tasks import is_live
 from tests.store.rows import LEASE, batch, column, create_task, event, flush, scalar
 
 EXPIRED = timedelta(seconds=-1)
@@ -152,13 +153,15 @@ async def test_a_rolled_back_cause_leaves_no_intent(database: Database) -> None:
     assert await lease(database) == []
 
 
-async def test_a_deleted_task_takes_its_intents_along(database: Database) -> None:
-    """There is nobody left to be told."""
+async def test_an_intent_may_outlive_its_task(database: Database) -> None:
+    """It is still leased, and whoever sends it finds that there is nobody: the attempt is not live."""
     task = await fresh(database)
     await put(database, task)
     async with database.begin() as connection:
         await connection.execute(text("DELETE FROM tasks WHERE id = :task"), {"task": task})
-    assert await lease(database) == []
+    [intent] = await lease(database)
+    async with database.begin() as connection:
+        assert await is_live(connection, intent.task_id, intent.attempt) is False
 
 
 # --- the inbox ------------------------------------------------------------------------------------------------------
