@@ -25,7 +25,7 @@ from workspaces.provider import Grant, WorkspaceProvider
 from workspaces.secrets import Secrets
 
 LOOK: Final = 0.25  # seconds between looks for an exit file while its writer still reports to the API
-LINGER: Final = 0.3  # seconds; far below the second within which a step is readable
+LINGER: Final = 0.8  # seconds; less than the one within which a step is readable
 TOMBSTONES: Final = timedelta(days=7)  # longer than any activity that could come late
 
 

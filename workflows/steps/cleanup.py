@@ -23,7 +23,7 @@ async def cleanup(attempt: Attempt) -> StepOutcome:
         return StepOutcome.DONE
     destroyed = asyncio.ensure_future(_destroy(attempt, state.workspace_id))
     try:
-        await workflow.wait_condition(destroyed.done, timeout=VISIBLE)
+        await workflow.wait_condition(destroyed.done, timeout=VISIBLE, timeout_summary="show a long cleanup")
     except TimeoutError:
         # What cannot be written keeps nobody from releasing what is held.
         with contextlib.suppress(StepFailed):
