@@ -62,8 +62,9 @@ class LedgerKind(StrEnum):
 
 def one_of(column: str, values: Iterable[StrEnum]) -> CheckConstraint:
     """Return the check that holds a text column to an enum of the domain (NULL passes)."""
-    listed = ", ".join(f"'{value}'" for value in values)
-    return CheckConstraint(f"{column} IN ({listed})", name=column)
+    words = [str(value) for value in values]
+    listed = ", ".join(f"'{word}'" for word in words)
+    return CheckConstraint(f"{column} IN ({listed})", name=column, info={"words": frozenset(words)})
 
 
 class Base(DeclarativeBase):
