@@ -62,6 +62,8 @@ def read(url: str, query: str) -> list[Any]:
 
 
 CHECKS = "SELECT conname, pg_get_expr(conbin, conrelid) FROM pg_constraint WHERE contype = 'c' AND conrelid <> 0"
+CHECKS_IN_ORDER = f"{CHECKS} ORDER BY 1"
+TRANSITIONS_IN_ORDER = "SELECT machine, old_status, new_status FROM transitions ORDER BY 1, 2, 3"
 FUNCTIONS = (
     "SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prokind = 'f' ORDER BY 1"
 )
@@ -91,6 +93,21 @@ async def test_an_upgrade_may_be_repeated(empty_url: str) -> None:
     assert read(empty_url, FUNCTIONS) == before
     assert len(read(empty_url, "SELECT version_num FROM alembic_version")) == 1
     assert await asyncio.to_thread(migrate.drift, empty_url) == []
+
+
+async def test_an_upgrade_brings_words_and_transitions_up_to_date(empty_url: str) -> None:
+    """A database of another version, with fewer words in a check and other transitions, says what the domain says."""
+    await asyncio.to_thread(migrate.upgrade, empty_url)
+    expected = [read(empty_url, query) for query in (CHECKS_IN_ORDER, TRANSITIONS_IN_ORDER)]
+    engine = create_engine(empty_url)
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE tasks DROP CONSTRAINT tasks_step_check"))
+        connection.execute(text("ALTER TABLE tasks ADD CONSTRAINT tasks_step_check CHECK (step IN ('running', 'old'))"))
+        connection.execute(text("DELETE FROM transitions WHERE old_status = 'queued'"))
+        connection.execute(text("INSERT INTO transitions VALUES ('tasks', 'completed', 'queued')"))
+    engine.dispose()
+    await asyncio.to_thread(migrate.upgrade, empty_url)
+    assert [read(empty_url, query) for query in (CHECKS_IN_ORDER, TRANSITIONS_IN_ORDER)] == expected
 
 
 async def test_four_processes_may_upgrade_at_once(empty_url: str) -> None:
