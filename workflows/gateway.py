@@ -44,10 +44,14 @@ class Sent(StrEnum):
 
 
 class Gateway:
-    """Start, signal and cancel TaskRunners. No method raises for an engine that is away: the answer says so."""
+    """Start, signal and cancel TaskRunners. No method raises for an engine that is away: the answer says so.
 
-    def __init__(self, client: Client, *, ui_url: str = "http://127.0.0.1:8233") -> None:
+    Starts go to `queue`, where the control workers are.
+    """
+
+    def __init__(self, client: Client, *, ui_url: str = "http://127.0.0.1:8233", queue: str = CONTROL_QUEUE) -> None:
         self._client = client
+        self._queue = queue
         self._ui_url = ui_url.rstrip("/")
 
     async def start(self, argument: RunnerInput) -> Sent:
@@ -63,7 +67,7 @@ class Gateway:
                 TASK_RUNNER,
                 argument,
                 id=workflow_id(argument.task_id, argument.attempt),
-                task_queue=CONTROL_QUEUE,
+                task_queue=self._queue,
                 task_timeout=TASK_TIMEOUT,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,

@@ -28,6 +28,9 @@ async def api(database_url: str, nowhere: Gateway) -> AsyncIterator[Api]:
 
 @pytest.fixture(scope="module")
 async def engine_api(database_url: str, temporal: WorkflowEnvironment) -> AsyncIterator[Api]:
-    """Give an API with an engine that has no workers: it takes starts and signals, and nothing else writes."""
-    async for served in serve(database_url, Gateway(temporal.client)):
+    """Give an API with an engine that has no workers: it takes starts and signals, and nothing else writes.
+
+    The queue is this suite's own: the server is shared, and another suite's worker must not find its tasks.
+    """
+    async for served in serve(database_url, Gateway(temporal.client, queue="nobody-works-here")):
         yield served

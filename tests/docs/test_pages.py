@@ -29,7 +29,7 @@ def test_every_setting_is_explained() -> None:
 
 @pytest.mark.parametrize(
     "page",
-    [ROOT / "AGENTS.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").glob("*.md")],
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").glob("*.md")],
     ids=lambda p: p.name,
 )
 def test_no_link_leads_nowhere(page: Path) -> None:
