@@ -240,6 +240,12 @@ class TaskSpec(Body):
         return self
 
     @model_validator(mode="after")
+    def _image_of_a_container(self) -> Self:
+        if self.image is not None and self.provider is not Provider.DOCKER:
+            raise ValueError(f"`image` is for the provider docker; this task's is {self.provider}")
+        return self
+
+    @model_validator(mode="after")
     def _reserved_environment(self) -> Self:
         taken = [name for name in (*self.env, *self.secrets) if name.startswith("TASKRUNNER_")]
         if taken:

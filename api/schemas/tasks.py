@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from api.schemas.times import rfc3339
 from domain.errors import TaskError
 from domain.lifecycle import Step, TaskStatus
 from domain.names import workflow_id
-from domain.spec import Body, TaskSpec
+from domain.spec import Body, Breakpoints, TaskSpec
 from workflows.gateway import Gateway
 
 
@@ -18,6 +18,15 @@ class TaskBody(TaskSpec):
     """What `POST /v1/tasks` takes: the task's spec, and whether it starts at once."""
 
     start: bool = Field(default=True, description="`false` leaves the task `ready` until it is started.")
+
+    @model_validator(mode="after")
+    def _promise_only_what_is_kept(self) -> Self:
+        """Refuse what this version would ignore: nobody shall find a workspace gone that was to be kept."""
+        if self.keep_workspace.on != "never":
+            raise ValueError("`keep_workspace` is not available yet: every workspace is destroyed")
+        if self.breakpoints != Breakpoints():
+            raise ValueError("`breakpoints` are not available yet: a task does not hold")
+        return self
 
 
 class CommandBody(Body):

@@ -42,7 +42,7 @@ async def test_the_log_of_a_created_task_folds_into_its_row(api: Api) -> None:
 
 async def test_the_start_intent_is_leased_to_its_writer_and_makes_the_same_argument(api: Api) -> None:
     """The dispatcher that finds the intent later starts with what the API would have started with."""
-    body = TASK | {"timeouts": {"running": "PT2H"}, "retry": {"max_attempts": 2}, "keep_workspace": {"on": "failure"}}
+    body = TASK | {"timeouts": {"running": "PT2H"}, "retry": {"max_attempts": 2}, "keep_workspace": {"for": "PT2H"}}
     task = await api.create(**body)
     async with api.database.begin() as connection:
         row = await tasks.start_argument(connection, TaskId(task["id"]))
@@ -51,7 +51,7 @@ async def test_the_start_intent_is_leased_to_its_writer_and_makes_the_same_argum
     assert row is not None
     argument = RunnerInput(**row, attempt=1)
     assert argument.spec.timeouts.running == timedelta(hours=2)
-    assert (argument.name, argument.spec.keep_workspace.on, task["max_attempts"]) == ("true", "failure", 2)
+    assert (argument.name, argument.spec.keep_workspace.for_, task["max_attempts"]) == ("true", timedelta(hours=2), 2)
 
 
 async def test_a_task_waits_for_its_start_if_told_so(api: Api) -> None:
@@ -179,6 +179,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("wrong type", TASK | {"priority": "high"}, "priority"),
     ("both command and agent", TASK | {"agent": {"preset": "claude", "prompt": "x"}}, "body"),
     ("neither", {"provider": "external"}, "body"),
+    ("a kept workspace, not yet", TASK | {"keep_workspace": {"on": "failure"}}, "body"),
+    ("a breakpoint, not yet", TASK | {"breakpoints": {"each_step": True}}, "body"),
     ("empty argv", TASK | {"command": []}, "command"),
     ("ext url", TASK | {"repo": {"url": "ext::sh -c true"}}, "repo.url"),
     ("option url", TASK | {"repo": {"url": "--upload-pack=x"}}, "repo.url"),

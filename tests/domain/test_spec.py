@@ -77,6 +77,7 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str | int, ...], str]] = {
         (),
         "exactly one of `command` and `agent` is needed",
     ),
+    "an image without a container": (body(image="debian"), (), "`image` is for the provider docker"),
     "neither command nor agent": ({}, (), "exactly one of `command` and `agent` is needed"),
     "an empty argv": (body(command=[]), ("command",), "at least 1 item"),
     "an argv without a program": (body(command=["", "x"]), ("command",), "must begin with the name of a program"),
