@@ -78,6 +78,7 @@ async def _run(data: DataDir, source: dict[str, str], check: list[str], *, kept:
         raise
     finally:
         screen.print("stopping")
+        remote.stopping.set()
         await stack.stop()
         if kept:
             screen.print(f"to look at the history: taskrunner up --data-dir {escape(str(data.path))}")

@@ -85,7 +85,8 @@ class Follower:
         now = time.monotonic()
         if self._away_since is None:
             self._away_since = now
-        if not error.transient or now - self._away_since > AWAY_LIMIT.total_seconds():
+        too_long = now - self._away_since > AWAY_LIMIT.total_seconds()
+        if not error.transient or too_long or self._remote.stopping.is_set():
             raise error
         return 0
 

@@ -1,6 +1,7 @@
 """The API as the commands see it: where it is, with which key, and its problems as sentences."""
 
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +35,7 @@ class Remote:
     def __init__(self, url: str, key: str | None) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.url = url.rstrip("/")
+        self.stopping = threading.Event()  # set by whoever stops the API: its absence is no longer waited for
         self._client = httpx2.Client(base_url=self.url, headers=headers, timeout=TIMEOUT, trust_env=False)
 
     def __enter__(self) -> Self:

@@ -1,11 +1,14 @@
 import json
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from cli.follow import Follower
 from cli.remote import Remote, RemoteError
 
 ANSWERS: dict[str, tuple[int, str]] = {
@@ -79,3 +82,13 @@ def test_a_problem_becomes_a_sentence(remote: Remote, path: str, code: str, says
 def test_a_list_is_read_page_by_page_up_to_the_limit(remote: Remote, limit: int, ids: list[str]) -> None:
     """The cursor is followed while items are wanted and no longer."""
     assert [item["id"] for item in remote.pages("/v1/tasks", limit=limit)] == ids
+
+
+def test_nobody_waits_for_an_api_that_is_being_stopped() -> None:
+    """The follower gives up at once: whoever stops the API has said so."""
+    with Remote("http://127.0.0.1:1", "key") as remote:
+        remote.stopping.set()
+        with pytest.raises(RemoteError):
+            Follower(remote, "0197f000-0000-7000-8000-000000000000", Console(quiet=True)).run(
+                patience=timedelta(seconds=30)
+            )

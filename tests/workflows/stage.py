@@ -37,7 +37,16 @@ from domain.messages import (
     WorkspaceOrder,
     WorkspaceRef,
 )
-from domain.names import DEFAULT_PROJECT, NodeId, SignalName, TaskId, WorkspaceId, node_queue, supervise_queue
+from domain.names import (
+    CONTROL_QUEUE,
+    DEFAULT_PROJECT,
+    NodeId,
+    SignalName,
+    TaskId,
+    WorkspaceId,
+    node_queue,
+    supervise_queue,
+)
 from domain.policy import Policy
 from domain.spec import TaskSpec
 from store import mirror
@@ -113,10 +122,11 @@ class Stage:
     dispatcher: Dispatcher
     policy: Policy
     url: str
+    queue: str
 
     def worker(self, **options: Any) -> Worker:
         """A control worker that caches no workflow."""
-        options = {"max_cached_workflows": 0} | options
+        options = {"max_cached_workflows": 0, "task_queue": self.queue} | options
         return control_worker(self.environment.client, self.database, self.dispatcher, **options)
 
     async def create(self, **body: Any) -> TaskId:
@@ -330,19 +340,24 @@ def outcome_of(failure: BaseException | None) -> str:
 
 @asynccontextmanager
 async def stage_on(environment: WorkflowEnvironment, url: str, **options: Any) -> AsyncIterator[Stage]:
-    """Run the control plane on a server and a database; no workflow is cached, so every task replays."""
-    async with bare_stage_on(environment, url) as stage, stage.worker(**options):
+    """Run the control plane on a server and a database; no workflow is cached, so every task replays.
+
+    Its queue is its own: on the shared server, what other modules left behind stays theirs.
+    """
+    async with bare_stage_on(environment, url, queue=f"stage-{new_id()}") as stage, stage.worker(**options):
         yield stage
 
 
 @asynccontextmanager
-async def bare_stage_on(environment: WorkflowEnvironment, url: str) -> AsyncIterator[Stage]:
+async def bare_stage_on(
+    environment: WorkflowEnvironment, url: str, *, queue: str = CONTROL_QUEUE
+) -> AsyncIterator[Stage]:
     """Set up database, gateway and dispatcher; nobody runs workflows yet."""
     database = Database(url)
-    gateway, policy = Gateway(environment.client), Policy()
+    gateway, policy = Gateway(environment.client, queue=queue), Policy()
     dispatcher = Dispatcher(name="stage", database=database, gateway=gateway, policy=policy)
     loop = asyncio.create_task(dispatcher.run())
-    yield Stage(environment, database, gateway, dispatcher, policy, url)
+    yield Stage(environment, database, gateway, dispatcher, policy, url, queue)
     loop.cancel()
     await asyncio.gather(loop, return_exceptions=True)
     await dispatcher.close()

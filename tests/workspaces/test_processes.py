@@ -133,7 +133,8 @@ async def test_destroy_ends_every_process_and_removes_every_file(bench: Bench) -
     await until(lambda: (bench.base / "work/daemon.pid").exists() and len(bench.living) >= 4)
     daemon = int((bench.base / "work/daemon.pid").read_text())
     first = await bench.provider.destroy(bench.order.workspace_id)
-    assert int(str(first.details["ended"])) >= 4
+    assert int(str(first.details["ended"])) > 0
+    assert not bench.living
     assert not lives(daemon)
     assert not bench.base.exists()
     second = await bench.provider.destroy(bench.order.workspace_id)
