@@ -25,9 +25,13 @@ def die_with_parent(sign: signal.Signals) -> tuple[str, ...]:
 
     Empty where that is not possible (no Linux, no util-linux). The kernel looks at the parent *thread*, so children are
     started from the main thread's event loop; it forgets the signal when the uid changes, so this prefix comes last.
+    Who asks for the signal after the parent has gone never gets it: the child looks once more, and does not begin.
     """
     setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
-    return (setpriv, "--pdeathsig", sign.name.removeprefix("SIG")) if setpriv else ()
+    if not setpriv:
+        return ()
+    look = ("sh", "-c", 'test "$PPID" = "$0" && exec "$@"', str(os.getpid()))
+    return (setpriv, "--pdeathsig", sign.name.removeprefix("SIG"), *look)
 
 
 def tail(log: Path, lines: int = 15) -> str:
