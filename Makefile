@@ -24,7 +24,9 @@ demo: setup ## one real task, live, on the embedded stack
 
 test: setup ## lint, types, import contracts, migrations, all tests
 	$(MAKE) --no-print-directory lint types contracts
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile || { \
+	  echo "What failed beside others is run again, alone; what fails twice fails:"; \
+	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
 
 lint: setup ## style
 	$(BIN)/ruff format --check .
