@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.names import NodeId, ProjectId, TaskId, WorkspaceId
+from domain.names import NodeId, ProjectId, TaskId
 from store.callbacks import digest
 from store.models import Task, Workspace
 
@@ -102,9 +102,3 @@ async def page(
         .limit(limit)
     )
     return [dict(row) for row in (await connection.execute(statement)).mappings()]
-
-
-async def may_read(connection: AsyncConnection, task: TaskId, workspace: WorkspaceId) -> bool:
-    """Return whether this workspace still belongs to this task."""
-    statement = select(Workspace.id).where(Workspace.id == workspace, Workspace.task_id == task)
-    return (await connection.execute(statement)).scalar_one_or_none() is not None

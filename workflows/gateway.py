@@ -24,7 +24,6 @@ from domain.messages import CallbackSignal, NodeReady, RunnerInput, SlotGranted
 from domain.names import CONTROL_QUEUE, TASK_RUNNER, SearchAttribute, SignalName, TaskId, workflow_id
 
 STATUS: Final = SearchAttributeKey.for_keyword(SearchAttribute.TASK_STATUS)
-STEP: Final = SearchAttributeKey.for_keyword(SearchAttribute.TASK_STEP)
 PROJECT: Final = SearchAttributeKey.for_keyword(SearchAttribute.PROJECT_ID)
 RUN: Final = SearchAttributeKey.for_keyword(SearchAttribute.TASK_RUN_ID)
 
