@@ -93,7 +93,7 @@ class Dispatcher:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _sweep(self) -> bool:
-        async with self._database.begin() as connection:
+        async with self._database.begin("outbox.lease") as connection:
             intents = await outbox.lease(connection, lease_to=self.name, until=LEASE, limit=BATCH)
             callbacks = await outbox.lease_callbacks(connection, until=LEASE, limit=BATCH)
         for intent in intents:
@@ -129,7 +129,7 @@ class Dispatcher:
         result = await senders[intent.kind]()
         if result is Sent.UNREACHABLE or (result is Sent.NOT_FOUND and await self._not_started_yet(intent)):
             delay = timedelta(seconds=min(1 + intent.tries, 5))
-            async with self._database.begin() as connection:
+            async with self._database.begin("outbox.put_back") as connection:
                 await outbox.put_back(connection, intent, due_in=delay, error=result)
             return
         self._sent.append(intent.id)
@@ -137,7 +137,7 @@ class Dispatcher:
 
     async def _start(self, intent: Intent, argument: RunnerInput | None) -> Sent:
         if argument is None:
-            async with self._database.begin() as connection:
+            async with self._database.read() as connection:
                 row = await tasks.start_argument(connection, intent.task_id)
             if row is None:
                 return Sent.DELIVERED
@@ -148,7 +148,7 @@ class Dispatcher:
 
     async def _not_started_yet(self, intent: Intent) -> bool:
         """Say whether a message that found no workflow may still find one: its attempt lives."""
-        async with self._database.begin() as connection:
+        async with self._database.read() as connection:
             return await tasks.is_live(connection, intent.task_id, intent.attempt)
 
     # --- settling -----------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ class Dispatcher:
         sent, self._sent = self._sent, []
         delivered, self._delivered = self._delivered, []
         try:
-            async with self._database.begin() as connection:
+            async with self._database.begin("outbox.settle") as connection:
                 if sent:
                     await outbox.sent(connection, sent)
                 if delivered:

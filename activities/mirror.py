@@ -19,13 +19,13 @@ class Mirror(MirrorActivities):
     @activity.defn
     async def flush(self, flush: Flush) -> Answer:
         """Append events and bring the row up to date."""
-        async with self._database.autocommit() as connection:
+        async with self._database.commit("mirror.flush") as connection:
             return Answer.model_validate(await mirror.flush(connection, flush))
 
     @activity.defn
     async def conclude(self, conclusion: Conclusion) -> Answer:
         """Write the end; those who were granted a slot by it hear so at once."""
-        async with self._database.autocommit() as connection:
+        async with self._database.commit("mirror.conclude") as connection:
             answer = await mirror.conclude(
                 connection, conclusion, destroyed=conclusion.destroyed, next_attempt_at=conclusion.next_attempt_at
             )

@@ -12,6 +12,7 @@ import httpx2
 from temporalio import activity
 
 from domain.errors import Category, Failure
+from domain.failpoints import boundary
 from domain.messages import (
     Acknowledgement,
     AgentExit,
@@ -49,13 +50,14 @@ class NodeWork(NodeActivities):
         provider = self._provider(order.spec.provider)
         provider.check(order)
         grant = await self._grant(order.callback_url, order.workspace_id)
-        with _files():
+        with _files(), boundary("provider.create"):
             return await provider.create(order, grant)
 
     @activity.defn
     async def inspect_workspace(self, ref: WorkspaceRef) -> WorkspaceFacts:
         """Say whether the node has this workspace."""
-        return await self._provider(ref.provider).inspect(ref.workspace_id)
+        with boundary("provider.inspect"):
+            return await self._provider(ref.provider).inspect(ref.workspace_id)
 
     @activity.defn
     async def transfer_attachment(self, order: AttachmentOrder) -> Acknowledgement:
@@ -66,7 +68,7 @@ class NodeWork(NodeActivities):
         async with self._asked("GET", url, grant.token) as answer:
             name = _file_name(answer) or order.attachment_id
             pieces = _beating(answer.aiter_bytes())
-            with _files():
+            with _files(), boundary("provider.transfer_attachment"):
                 return await provider.transfer_attachment(order.workspace_id, order.attachment_id, name, pieces)
 
     @activity.defn
@@ -75,7 +77,7 @@ class NodeWork(NodeActivities):
         provider = self._provider(order.order.spec.provider)
         provider.check(order.order)
         grant = await self._grant(order.order.callback_url, order.order.workspace_id, turn=order.turn)
-        with _files():
+        with _files(), boundary("provider.start_agent"):
             return await provider.start_agent(order, grant)
 
     @activity.defn
@@ -85,14 +87,15 @@ class NodeWork(NodeActivities):
         period = min(LONGEST_BEAT, timeout / BEATS_PER_TIMEOUT) if timeout else LONGEST_BEAT
         beat = asyncio.create_task(_beat(period))
         try:
-            return await self._provider(order.order.spec.provider).wait_agent(order)
+            with boundary("provider.wait_agent"):
+                return await self._provider(order.order.spec.provider).wait_agent(order)
         finally:
             beat.cancel()
 
     @activity.defn
     async def destroy_workspace(self, ref: WorkspaceRef) -> Acknowledgement:
         """Stop every process of the workspace and remove its files; a workspace that is gone is no error."""
-        with _files():
+        with _files(), boundary("provider.destroy"):
             return await self._provider(ref.provider).destroy(ref.workspace_id, keep=ref.keep)
 
     def _provider(self, name: str) -> WorkspaceProvider:
@@ -114,9 +117,10 @@ class NodeWork(NodeActivities):
     async def _grant(self, base: str, workspace_id: WorkspaceId, *, turn: int = 1) -> Grant:
         """Fetch a fresh callback token."""
         url = f"{base.rstrip('/')}/v1/workspaces/{workspace_id}"
-        async with self._asked("POST", f"{url}/callback-token", self._api_key, body={"turn": turn}) as answer:
-            await answer.aread()
-            return Grant(token=answer.json()["token"], callback_url=url)
+        with boundary("api.callback_token"):
+            async with self._asked("POST", f"{url}/callback-token", self._api_key, body={"turn": turn}) as answer:
+                await answer.aread()
+                return Grant(token=answer.json()["token"], callback_url=url)
 
     @contextlib.asynccontextmanager
     async def _asked(

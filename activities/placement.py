@@ -29,13 +29,13 @@ class Placement(PlacementActivities):
     @activity.defn
     async def select_node(self, query: NodeQuery) -> NodeChoice:
         """Choose a node with a free slot."""
-        async with self._database.autocommit() as connection:
+        async with self._database.read() as connection:
             return await placement.select_node(connection, query)
 
     @activity.defn
     async def wait_for_slot(self, wait: SlotWait) -> SlotWaitAnswer:
         """Enter the queue of waiters."""
-        async with self._database.autocommit() as connection:
+        async with self._database.commit("placement.wait_for_slot") as connection:
             answer = await mirror.wait_for_slot(
                 connection, wait.flush, priority=wait.query.priority, labels=wait.query.labels
             )
@@ -45,7 +45,7 @@ class Placement(PlacementActivities):
     @activity.defn
     async def wait_for_node(self, wait: NodeWait) -> NodeWaitAnswer:
         """Enter the wait for a node; its report signals whoever is in the queue for it."""
-        async with self._database.begin() as connection:
+        async with self._database.begin("placement.wait_for_node") as connection:
             answer = await mirror.flush(connection, wait.flush)
             reported_in = await placement.await_node(connection, wait.flush, wait.node_id)
         return NodeWaitAnswer(answer=Answer.model_validate(answer), reported_in=reported_in)
@@ -53,7 +53,7 @@ class Placement(PlacementActivities):
     @activity.defn
     async def reserve_workspace(self, reservation: Reservation) -> ReservationAnswer:
         """Reserve slot and workspace."""
-        async with self._database.autocommit() as connection:
+        async with self._database.commit("placement.reserve_workspace") as connection:
             answer = await mirror.reserve(
                 connection,
                 reservation.flush,

@@ -52,7 +52,7 @@ class KeyRing:
         until, known = self._known.get(sha256, (0.0, None))
         if known and until > time.monotonic():
             return known
-        async with self._database.autocommit() as connection:
+        async with self._database.read() as connection:
             row = await keys.find(connection, sha256)
         if row is None:
             self.forget(sha256)

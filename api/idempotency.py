@@ -38,6 +38,7 @@ class Done:
 
 async def once(
     ctx: Context,
+    name: str,
     *,
     project: ProjectId,
     key: str | None,
@@ -45,15 +46,15 @@ async def once(
     work: Callable[[AsyncConnection], Awaitable[Done]],
     one_statement: bool = False,
 ) -> JSONResponse:
-    """Do the work in one transaction, and with a key at most once; a problem it raises leaves no trace.
+    """Do the work in one transaction of this name, and with a key at most once; a problem it raises leaves no trace.
 
     `one_statement` says that the work is a transaction by itself.
     """
     if key is None:
-        async with ctx.database.autocommit() if one_statement else ctx.database.begin() as connection:
+        async with ctx.database.commit(name) if one_statement else ctx.database.begin(name) as connection:
             done = await work(connection)
     else:
-        async with ctx.database.begin() as connection:
+        async with ctx.database.begin(name) as connection:
             if not await idempotency.lock(connection, project, key):
                 raise Problem("in_progress")
             lifetime = ctx.settings.idempotency

@@ -30,7 +30,7 @@ def admit(reception: Reception) -> None:
 
 async def receive(ctx: Context, claims: Claims, kind: CallbackKind, body: dict[str, Any]) -> tuple[int, str]:
     """Take in a callback and signal it; returns status and result. Once the row is committed nothing is lost."""
-    async with ctx.database.autocommit() as connection:
+    async with ctx.database.commit("callbacks.receive") as connection:
         reception = await callbacks.receive(connection, claims, kind, body, lease=LEASE)
     admit(reception)
     if reception is Reception.DUPLICATE:
@@ -49,7 +49,7 @@ async def receive(ctx: Context, claims: Claims, kind: CallbackKind, body: dict[s
     if sent is Sent.DELIVERED:
         return 200, "applied" if ours else "duplicate"
     if sent is Sent.NOT_FOUND:
-        async with ctx.database.autocommit() as connection:
+        async with ctx.database.read() as connection:
             live = await tasks.is_live(connection, claims.task_id, claims.attempt)
         if not live:
             raise Problem("attempt_ended")

@@ -47,12 +47,12 @@ async def receive(ctx: Context, request: Request, *, limit: int) -> Upload:
     if declares_more(request, limit):
         raise Problem("too_large", f"the file is larger than {limit} bytes")
     blob = new_id()
-    async with ctx.database.autocommit() as connection:
+    async with ctx.database.commit("blobs.begin") as connection:
         await blobs.begin(connection, blob)
     try:
         size, sha256 = await _store(ctx, request, blob, limit)
     except BaseException:
-        async with ctx.database.autocommit() as connection:
+        async with ctx.database.commit("blobs.drop") as connection:
             await blobs.drop(connection, blob)
         raise
     return Upload(blob=blob, size=size, sha256=sha256)
@@ -74,13 +74,13 @@ async def _store(ctx: Context, request: Request, blob: str, limit: int) -> tuple
         raise Problem("malformed_body", "the connection was closed before the file's end") from None
     if pending:
         await _append(ctx, blob, n, pending)
-    async with ctx.database.autocommit() as connection:
+    async with ctx.database.commit("blobs.complete") as connection:
         await blobs.complete(connection, blob, size=size, sha256=digest.hexdigest())
     return size, digest.hexdigest()
 
 
 async def _append(ctx: Context, blob: str, n: int, pending: bytearray) -> int:
-    async with ctx.database.autocommit() as connection:
+    async with ctx.database.commit("blobs.append") as connection:
         await blobs.append(connection, blob, n, bytes(pending[: blobs.CHUNK]))
     del pending[: blobs.CHUNK]
     return n + 1
@@ -88,7 +88,7 @@ async def _append(ctx: Context, blob: str, n: int, pending: bytearray) -> int:
 
 async def discard(ctx: Context, upload: Upload) -> None:
     """Remove a blob that found no place."""
-    async with ctx.database.autocommit() as connection:
+    async with ctx.database.commit("blobs.discard") as connection:
         await blobs.drop(connection, upload.blob)
 
 
@@ -107,7 +107,7 @@ def send(ctx: Context, row: Mapping[str, Any]) -> StreamingResponse:
 async def _chunks(ctx: Context, blob: str) -> AsyncIterator[bytes]:
     n = 0
     while True:
-        async with ctx.database.autocommit() as connection:
+        async with ctx.database.read() as connection:
             data = await blobs.chunk(connection, blob, n)
         if data is None:
             return

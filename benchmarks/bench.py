@@ -136,7 +136,7 @@ async def stack(folder: Path) -> AsyncIterator[None]:
             }
         )
         database = Database(postgres.url(), pool=1)
-        async with database.begin() as connection:
+        async with database.begin("bench.keys") as connection:
             sha256 = keys.sha256_of(key)
             await keys.ensure(connection, sha256=sha256, project=DEFAULT_PROJECT, name="bench", scopes=[Scope.ADMIN])
         await database.close()

@@ -171,7 +171,7 @@ async def rows(database: Database, count: int) -> list[str]:
     ids = [new_id() for _ in range(count)]
     now = datetime.now(UTC)
     row = {"project": "floor", "name": "floor", "status": "queued", "spec": {}, "created_at": now, "updated_at": now}
-    async with database.begin() as connection:
+    async with database.begin("bench.load") as connection:
         await connection.execute(insert(Task), [{"id": identity, **row} for identity in ids])
     return ids
 

@@ -28,7 +28,7 @@ class Watch:
 
     async def run(self) -> None:
         """Look, until cancelled."""
-        async with self._database.autocommit() as connection:
+        async with self._database.read() as connection:
             while True:
                 if self._waiting:
                     for row in (await connection.execute(_LOOK, {"ids": list(self._waiting)})).all():

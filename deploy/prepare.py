@@ -18,7 +18,7 @@ async def prepare(settings: Settings, admin_key: str) -> list[str]:
     database = Database(settings.database_url, pool=1)
     node_key = settings.node_key.get_secret_value()
     try:
-        async with database.begin() as connection:
+        async with database.begin("deploy.keys") as connection:
             for name, key, scopes, node in (
                 ("admin", admin_key, (Scope.ADMIN,), None),
                 ("node", node_key, (Scope.NODES_WRITE, Scope.WORKSPACES_WRITE), NodeId(settings.node_id)),

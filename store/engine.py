@@ -1,12 +1,19 @@
 """The engine: one pool per process, transactions explicit, commits real."""
 
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from domain.failpoints import boundary
+
 
 class Database:
-    """A pool of connections. `begin()` is a transaction; `autocommit()` is for one statement that is one already."""
+    """A pool of connections, and three ways to use one.
+
+    `read()` changes nothing, `commit(…)` is for one statement that is a transaction by itself, `begin(…)` is a
+    transaction of several. The latter two are named, `noun.verb`, each call site by its own: a name is a failpoint.
+    """
 
     def __init__(self, url: str, *, pool: int = 20) -> None:
         self._engine: AsyncEngine = create_async_engine(
@@ -25,13 +32,23 @@ class Database:
         )
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
-    def begin(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """Return a transaction: committed when the block ends, rolled back when it raises."""
-        return self._engine.begin()
-
-    def autocommit(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """Return a connection on which each statement is a transaction of its own."""
+    def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Return a connection for statements that change nothing; each sees what is committed."""
         return self._autocommit.connect()
+
+    @asynccontextmanager
+    async def commit(self, name: str) -> AsyncIterator[AsyncConnection]:
+        """Give a connection for one statement that is a transaction by itself."""
+        with boundary(name):
+            async with self._autocommit.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def begin(self, name: str) -> AsyncIterator[AsyncConnection]:
+        """Give a transaction: committed when the block ends, rolled back when it raises."""
+        with boundary(name):
+            async with self._engine.begin() as connection:
+                yield connection
 
     async def close(self) -> None:
         """Close every connection of the pool."""

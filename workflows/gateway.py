@@ -19,6 +19,7 @@ from temporalio.common import (
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from domain.failpoints import boundary
 from domain.lifecycle import TaskStatus
 from domain.messages import CallbackSignal, NodeReady, RunnerInput, SlotGranted
 from domain.names import CONTROL_QUEUE, TASK_RUNNER, SearchAttribute, SignalName, TaskId, workflow_id
@@ -62,19 +63,20 @@ class Gateway:
         if argument.run_id:
             attributes.append(SearchAttributePair(RUN, argument.run_id))
         try:
-            await self._client.start_workflow(
-                TASK_RUNNER,
-                argument,
-                id=workflow_id(argument.task_id, argument.attempt),
-                task_queue=self._queue,
-                task_timeout=TASK_TIMEOUT,
-                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-                search_attributes=TypedSearchAttributes(attributes),
-                static_summary=f"{argument.name} · attempt {argument.attempt}",
-                priority=Priority(priority_key=argument.spec.priority, fairness_key=argument.project[:64]),
-                rpc_timeout=START_LIMIT,
-            )
+            with boundary("engine.start"):
+                await self._client.start_workflow(
+                    TASK_RUNNER,
+                    argument,
+                    id=workflow_id(argument.task_id, argument.attempt),
+                    task_queue=self._queue,
+                    task_timeout=TASK_TIMEOUT,
+                    id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                    id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                    search_attributes=TypedSearchAttributes(attributes),
+                    static_summary=f"{argument.name} · attempt {argument.attempt}",
+                    priority=Priority(priority_key=argument.spec.priority, fairness_key=argument.project[:64]),
+                    rpc_timeout=START_LIMIT,
+                )
         except WorkflowAlreadyStartedError:
             return Sent.DELIVERED
         except (RPCError, RuntimeError) as error:
@@ -86,7 +88,8 @@ class Gateway:
     ) -> Sent:
         """Send a fact to an attempt."""
         try:
-            await self._handle(task, attempt).signal(str(name), body, rpc_timeout=SIGNAL_LIMIT)
+            with boundary("engine.signal"):
+                await self._handle(task, attempt).signal(str(name), body, rpc_timeout=SIGNAL_LIMIT)
         except (RPCError, RuntimeError) as error:
             return _unreachable(error)
         return Sent.DELIVERED
@@ -94,7 +97,8 @@ class Gateway:
     async def cancel(self, task: TaskId, attempt: int) -> Sent:
         """Ask an attempt to cancel itself, as the Temporal UI's button does."""
         try:
-            await self._handle(task, attempt).cancel(rpc_timeout=SIGNAL_LIMIT)
+            with boundary("engine.cancel"):
+                await self._handle(task, attempt).cancel(rpc_timeout=SIGNAL_LIMIT)
         except (RPCError, RuntimeError) as error:
             return _unreachable(error)
         return Sent.DELIVERED

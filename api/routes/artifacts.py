@@ -35,11 +35,11 @@ Attempt = Annotated[int | None, Query(ge=1, le=LARGEST_INT, description="The cur
 async def leave(ctx: Ctx, token: Token, request: Request, name: str) -> JSONResponse:
     """Replace a file of the same name; the name may have folders."""
     name = transfer.relative_path(name)
-    async with ctx.database.begin() as connection:
+    async with ctx.database.read() as connection:
         _admitted(await artifacts.admit(connection, token, name, most=MOST_ARTIFACTS))
     stored = await transfer.receive(ctx, request, limit=ctx.settings.limits.artifact)
     try:
-        async with ctx.database.begin() as connection:
+        async with ctx.database.begin("artifacts.put") as connection:
             # Asked again: the attempt may have ended while the file came in.
             _admitted(await artifacts.admit(connection, token, name, most=MOST_ARTIFACTS))
             await artifacts.put(
@@ -58,7 +58,7 @@ async def leave(ctx: Ctx, token: Token, request: Request, name: str) -> JSONResp
 )
 async def index(ctx: Ctx, caller: Reader, task_id: str, attempt: Attempt = None) -> JSONResponse:
     """Show all of them, by name, in one page."""
-    async with ctx.database.autocommit() as connection:
+    async with ctx.database.read() as connection:
         rows = await artifacts.page(connection, caller.project, TaskId(task_id), attempt=attempt)
     if rows is None:
         raise Problem("not_found")
@@ -73,7 +73,7 @@ async def index(ctx: Ctx, caller: Reader, task_id: str, attempt: Attempt = None)
 )
 async def download(ctx: Ctx, caller: Reader, task_id: str, name: str, attempt: Attempt = None) -> StreamingResponse:
     """Send it for saving, under its own media type."""
-    async with ctx.database.autocommit() as connection:
+    async with ctx.database.read() as connection:
         row = await artifacts.get(connection, caller.project, TaskId(task_id), name, attempt=attempt)
     if row is None:
         raise Problem("not_found")

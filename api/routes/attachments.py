@@ -34,7 +34,7 @@ async def upload(
     name = transfer.file_name(name)
     stored = await transfer.receive(ctx, request, limit=ctx.settings.limits.attachment)
     attachment = AttachmentId(new_id())
-    async with ctx.database.autocommit() as connection:
+    async with ctx.database.commit("attachments.add") as connection:
         await attachments.add(
             connection,
             attachment=attachment,
@@ -55,7 +55,7 @@ async def upload(
 )
 async def attachment(ctx: Ctx, token: Token, attachment_id: str) -> StreamingResponse:
     """Give only what the task's body names."""
-    async with ctx.database.autocommit() as connection:
+    async with ctx.database.read() as connection:
         row = await attachments.of_task(connection, token.task_id, token.attempt, attachment_id)
     if row is None:
         raise Problem("not_found")

@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 @router.get("/{task_id}/attempts", response_model=Page[AttemptOut], summary="List a task's attempts")
 async def index(ctx: Ctx, caller: Reader, task_id: str) -> JSONResponse:
     """Derive them from the log; all earlier errors stay readable here."""
-    async with ctx.database.autocommit() as connection:
+    async with ctx.database.read() as connection:
         if await tasks.get(connection, caller.project, task_id) is None:
             raise Problem("not_found")
         log = await events.of_types(connection, caller.project, task_id, TYPES)

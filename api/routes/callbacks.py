@@ -81,7 +81,7 @@ async def heartbeat(
     _: Annotated[bodies.Body[HeartbeatBody], Depends(bodies.json_of(HeartbeatBody, required=False))],
 ) -> JSONResponse:
     """Note it in the mirror; the workflow is not disturbed."""
-    async with ctx.database.autocommit() as connection:
+    async with ctx.database.commit("callbacks.heartbeat") as connection:
         inbox.admit(await callbacks.heartbeat(connection, token))
     return JSONResponse({"result": "applied"})
 
@@ -97,6 +97,6 @@ async def progress(
 ) -> JSONResponse:
     """Keep the latest on the workspace; the log gets at most one `agent.progress` a second."""
     told = body.value.model_dump(mode="json", exclude_none=True)
-    async with ctx.database.autocommit() as connection:
+    async with ctx.database.commit("callbacks.progress") as connection:
         inbox.admit(await callbacks.progress(connection, token, told))
     return JSONResponse({"result": "applied"})

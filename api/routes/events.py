@@ -28,7 +28,7 @@ async def index(
 ) -> JSONResponse:
     """In order of `seq`; the cursor is the `seq` to go on from. A page that is not full is the end, for now."""
     start = first if cursor is None else cursor
-    async with ctx.database.autocommit() as connection:
+    async with ctx.database.read() as connection:
         rows = await events.page(connection, caller.project, task_id, first=start, types=types, limit=limit)
     if rows is None:
         raise Problem("not_found")

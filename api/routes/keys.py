@@ -22,7 +22,7 @@ router = APIRouter(prefix="/v1/keys", tags=["keys"])
 @router.get("", response_model=Page[KeyOut], summary="List keys, newest first")
 async def index(ctx: Ctx, caller: Admin, limit: Limit, position: Position) -> JSONResponse:
     """Show revoked ones too; none with its text."""
-    async with ctx.database.autocommit() as connection:
+    async with ctx.database.read() as connection:
         rows = await keys.page(connection, caller.project, before=position, limit=limit + 1)
     return JSONResponse(page_of([represent(row) for row in rows], limit))
 
@@ -55,7 +55,7 @@ async def create(
         shown = represent(row)
         return Done(status=201, content=shown | {"key": made}, kept=shown | {"key": None})
 
-    answer = await once(ctx, project=caller.project, key=key, digest=body.digest, work=work)
+    answer = await once(ctx, "keys.create", project=caller.project, key=key, digest=body.digest, work=work)
     answer.headers["Cache-Control"] = "no-store"
     return answer
 
@@ -63,7 +63,7 @@ async def create(
 @router.delete("/{key_id}", status_code=204, summary="Revoke a key")
 async def revoke(ctx: Ctx, caller: Admin, key_id: str) -> Response:
     """Refuse it from now on: here at once, in other API processes within three seconds."""
-    async with ctx.database.autocommit() as connection:
+    async with ctx.database.commit("keys.revoke") as connection:
         sha256 = await keys.revoke(connection, caller.project, key_id)
     if sha256 is None:
         raise Problem("not_found")

@@ -50,7 +50,7 @@ async def append(
     """Append what is new from the byte `offset` on: a repeat changes nothing, a gap is 409 `log_gap`."""
     data = await bodies.read(request, ctx.settings.limits.body)
     limit = ctx.settings.limits.log_per_attempt
-    async with ctx.database.autocommit() as connection:
+    async with ctx.database.commit("logs.append") as connection:
         appended, following = await logs.append(connection, token, position=offset, data=data, limit=limit)
     if appended in (Appended.STALE, Appended.ENDED):
         raise Problem("stale_attempt" if appended is Appended.STALE else "attempt_ended")
@@ -92,7 +92,7 @@ async def show(
 
 
 async def _extent(ctx: Context, project: ProjectId, task: str, attempt: int | None) -> Extent:
-    async with ctx.database.autocommit() as connection:
+    async with ctx.database.read() as connection:
         found = await logs.extent(connection, project, task, attempt=attempt)
     if found is None:
         raise Problem("not_found")
@@ -102,5 +102,5 @@ async def _extent(ctx: Context, project: ProjectId, task: str, attempt: int | No
 async def _windows(ctx: Context, task: str, extent: Extent, offset: int) -> AsyncIterator[bytes]:
     for first in range(offset, extent.ends, WINDOW):
         stop = min(extent.ends, first + WINDOW)
-        async with ctx.database.autocommit() as connection:
+        async with ctx.database.read() as connection:
             yield await logs.read(connection, task, extent.attempt, first=first, stop=stop)

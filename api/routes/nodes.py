@@ -23,7 +23,7 @@ router = APIRouter(prefix="/v1/nodes", tags=["nodes"])
 @router.get("", response_model=Page[NodeOut], summary="List nodes")
 async def index(ctx: Ctx, _: Reader, limit: Limit, position: Position) -> JSONResponse:
     """Show them by id."""
-    async with ctx.database.autocommit() as connection:
+    async with ctx.database.read() as connection:
         rows = await nodes.page(connection, after=position, limit=limit + 1)
     return JSONResponse(page_of([represent(row) for row in rows], limit))
 
@@ -56,7 +56,7 @@ async def register(
         )
         return Done(status=201 if new else 200, content=represent(row))
 
-    return await once(ctx, project=caller.project, key=key, digest=body.digest, work=work)
+    return await once(ctx, "nodes.register", project=caller.project, key=key, digest=body.digest, work=work)
 
 
 @router.post(
@@ -81,7 +81,7 @@ async def ready(
             raise Problem("not_found")
         return Done(status=200, content=represent(row))
 
-    return await once(ctx, project=caller.project, key=key, digest=body.digest, work=work)
+    return await once(ctx, "nodes.report", project=caller.project, key=key, digest=body.digest, work=work)
 
 
 def _own(caller: Caller, node: str) -> None:

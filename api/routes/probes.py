@@ -22,7 +22,7 @@ async def livez() -> JSONResponse:
 async def readyz(ctx: Ctx) -> JSONResponse:
     """Ready means the database answers; the engine is a detail, because tasks are accepted without it."""
     try:
-        async with ctx.database.autocommit() as connection:
+        async with ctx.database.read() as connection:
             await probe.answer(connection)
     except SQLAlchemyError:
         raise Problem("database_unavailable") from None

@@ -69,7 +69,13 @@ async def create(
         return Done(status=201, content=represent(created.row, ctx.gateway), after=send)
 
     return await once(
-        ctx, project=caller.project, key=key, digest=body.digest, work=work, one_statement=not spec.attachments
+        ctx,
+        "tasks.create",
+        project=caller.project,
+        key=key,
+        digest=body.digest,
+        work=work,
+        one_statement=not spec.attachments,
     )
 
 
@@ -100,7 +106,7 @@ async def index(
         q=q,
         created_after=created_after,
     )
-    async with ctx.database.autocommit() as connection:
+    async with ctx.database.read() as connection:
         rows = await tasks.page(connection, caller.project, filters, before=position, limit=limit + 1)
     return JSONResponse(page_of([represent(row, ctx.gateway) for row in rows], limit))
 
@@ -108,7 +114,7 @@ async def index(
 @router.get("/{task_id}", response_model=TaskOut, summary="Show a task")
 async def show(ctx: Ctx, caller: Reader, task_id: str) -> JSONResponse:
     """Read from the mirror: it works with the engine away."""
-    async with ctx.database.autocommit() as connection:
+    async with ctx.database.read() as connection:
         row = await tasks.get(connection, caller.project, task_id)
     if row is None:
         raise Problem("not_found")
@@ -139,7 +145,7 @@ async def start(
         row = await tasks.get(connection, caller.project, task)
         return Done(status=200, content=represent(row or commanded.row, ctx.gateway), after=_sender(ctx, commanded))
 
-    return await once(ctx, project=caller.project, key=key, digest=body.digest, work=work)
+    return await once(ctx, "tasks.start", project=caller.project, key=key, digest=body.digest, work=work)
 
 
 @router.post(
@@ -170,7 +176,7 @@ async def cancel(
         }
         return Done(status=202 if commanded.intent else 200, content=content, after=_sender(ctx, commanded))
 
-    return await once(ctx, project=caller.project, key=key, digest=body.digest, work=work)
+    return await once(ctx, "tasks.cancel", project=caller.project, key=key, digest=body.digest, work=work)
 
 
 def _found(commanded: Commanded | None) -> Commanded:

@@ -38,7 +38,7 @@ async def index(
     task_id: Annotated[str | None, Query(max_length=64)] = None,
 ) -> JSONResponse:
     """Show a controller of `external` workspaces which ones it should make."""
-    async with ctx.database.autocommit() as connection:
+    async with ctx.database.read() as connection:
         rows = await workspaces.page(
             connection,
             caller.project,
@@ -64,7 +64,7 @@ async def callback_token(
     body: Annotated[bodies.Body[TokenBody], Depends(bodies.json_of(TokenBody, required=False))],
 ) -> JSONResponse:
     """May be repeated: each answer is a token of its own, and all of them are good until they expire."""
-    async with ctx.database.autocommit() as connection:
+    async with ctx.database.commit("workspaces.claim") as connection:
         claimed = await workspaces.claim(
             connection, workspace_id, project=caller.project, node=caller.node_id, after=CLAIM_AFTER
         )

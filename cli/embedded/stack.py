@@ -165,7 +165,7 @@ class Stack:
         )
         known = Database(database_url, pool=1)
         try:
-            async with known.begin() as connection:
+            async with known.begin("keys.ensure") as connection:
                 for name, key, scopes, node_id in (
                     ("admin", admin, (Scope.ADMIN,), None),
                     ("node", node, NODE_SCOPES, NodeId(self._settings.node_id)),

@@ -44,7 +44,7 @@ class Api:
     async def key(self, *scopes: Scope, project: str = "default", node: str | None = None) -> dict[str, str]:
         """Give the header of a new key of a project."""
         text = new_key()
-        async with self.database.begin() as connection:
+        async with self.database.begin("test") as connection:
             await keys.ensure(
                 connection,
                 sha256=keys.sha256_of(text),
@@ -102,14 +102,14 @@ class Attempt:
     async def reserve(self, *, provider: str = "external") -> None:
         """Reserve the workspace."""
         event = self.event(EventType.TASK_DELEGATED, data={"workspace_id": self.workspace})
-        async with self.api.database.begin() as connection:
+        async with self.api.database.begin("test") as connection:
             await mirror.reserve(
                 connection, self.batch(event), workspace=self.workspace, visit=1, provider=provider, node=None
             )
 
     async def flush(self, *events: NewEvent) -> dict[str, Any]:
         """Write events."""
-        async with self.api.database.begin() as connection:
+        async with self.api.database.begin("test") as connection:
             return await mirror.flush(connection, self.batch(*events))
 
     async def begin(self) -> None:

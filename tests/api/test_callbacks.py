@@ -157,7 +157,7 @@ async def test_a_claim_is_told_only_once_and_later(engine_api: Api) -> None:
     await attempt.reserve()
     for _ in range(2):
         attempt.token = await engine_api.claim(attempt.workspace)
-    async with engine_api.database.begin() as connection:
+    async with engine_api.database.begin("test") as connection:
         due = select(Callback.due_at - Callback.received_at).where(Callback.workspace_id == attempt.workspace)
         delay = (await connection.execute(due)).scalar_one()
         claimed = select(Workspace.claimed_at).where(Workspace.id == attempt.workspace)
@@ -165,7 +165,7 @@ async def test_a_claim_is_told_only_once_and_later(engine_api: Api) -> None:
     assert delay == pytest.approx(timedelta(milliseconds=500), abs=timedelta(milliseconds=50))
     await attempt.tell("ready", {})
     await engine_api.dispatcher.close()
-    async with engine_api.database.begin() as connection:
+    async with engine_api.database.begin("test") as connection:
         left = select(Callback.kind).where(Callback.workspace_id == attempt.workspace, Callback.delivered_at.is_(None))
         assert (await connection.execute(left)).all() == []
 
@@ -287,7 +287,7 @@ async def test_who_may_claim_a_token(engine_api: Api) -> None:
     task = await engine_api.create()
     attempt = Attempt(api=engine_api, task=TaskId(task["id"]))
     await attempt.reserve()
-    async with engine_api.database.begin() as connection:
+    async with engine_api.database.begin("test") as connection:
         await connection.execute(update(Workspace).where(Workspace.id == attempt.workspace).values(node_id="node-a"))
     path = f"/v1/workspaces/{attempt.workspace}/callback-token"
     write = Scope.WORKSPACES_WRITE
@@ -320,7 +320,7 @@ async def test_a_token_says_where_and_until_when(engine_api: Api) -> None:
 
 async def inbox(api: Api, attempt: Attempt) -> dict[str, Any]:
     """Give the bodies in the inbox, by kind."""
-    async with api.database.begin() as connection:
+    async with api.database.begin("test") as connection:
         rows = await connection.execute(
             select(Callback.kind, Callback.body)
             .where(Callback.workspace_id == attempt.workspace)
@@ -336,7 +336,7 @@ async def test_ready_then_finished_are_applied_and_kept(engine_api: Api) -> None
         response = await attempt.tell(kind, {})
         assert (response.status_code, response.json()) == (200, ONCE)
     await engine_api.dispatcher.close()
-    async with engine_api.database.begin() as connection:
+    async with engine_api.database.begin("test") as connection:
         mine = Callback.workspace_id == attempt.workspace
         rows = await connection.execute(select(Callback.kind, Callback.delivered_at).where(mine))
         assert {row.kind: row.delivered_at is not None for row in rows} == dict.fromkeys(

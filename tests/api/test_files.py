@@ -149,5 +149,5 @@ async def test_attempts_keep_their_own_artifacts(files: Api) -> None:
 
 async def blobs(api: Api) -> int:
     """Give the number of blobs."""
-    async with api.database.begin() as connection:
+    async with api.database.begin("test") as connection:
         return int((await connection.execute(select(func.count()).select_from(Blob))).scalar_one())

@@ -50,7 +50,7 @@ async def test_a_key_in_flight_is_retryable(api: Api) -> None:
     async def held(connection: AsyncConnection) -> bool:
         return await idempotency.lock(connection, ProjectId("default"), "order-4")
 
-    async with api.database.begin() as connection:
+    async with api.database.begin("test") as connection:
         assert await held(connection)
         answer = await api.client.post("/v1/tasks", json=BODY, headers=headers)
     assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (409, "in_progress", True)
@@ -79,16 +79,16 @@ async def test_an_answer_is_kept_for_a_day(api: Api) -> None:
     """After that the key is new again."""
     headers = {"Idempotency-Key": "order-7"}
     first = await api.client.post("/v1/tasks", json=BODY, headers=headers)
-    async with api.database.begin() as connection:
+    async with api.database.begin("test") as connection:
         aged = update(Idempotency).where(Idempotency.key == "order-7")
         await connection.execute(aged.values(created_at=Idempotency.created_at - timedelta(hours=25)))
     again = await api.client.post("/v1/tasks", json=BODY, headers=headers)
     assert (again.status_code, again.json()["id"] == first.json()["id"]) == (201, False)
-    async with api.database.begin() as connection:
+    async with api.database.begin("test") as connection:
         expired = update(Idempotency).values(created_at=Idempotency.created_at - timedelta(hours=25))
         await connection.execute(expired)
     await api.client.post("/v1/tasks", json=BODY, headers={"Idempotency-Key": "order-8"})
-    async with api.database.begin() as connection:
+    async with api.database.begin("test") as connection:
         assert (await connection.execute(select(Idempotency.key))).scalars().all() == ["order-8"]
 
 

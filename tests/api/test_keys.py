@@ -36,7 +36,7 @@ async def test_only_the_hash_of_a_key_is_kept(api: Api) -> None:
     made = (await api.client.post("/v1/keys", json=body, headers=admin)).json()
     again = (await api.client.post("/v1/keys", json=body, headers=admin)).json()
     assert again == made | {"key": None}
-    async with api.database.begin() as connection:
+    async with api.database.begin("test") as connection:
         row = (await connection.execute(select(ApiKey.sha256).where(ApiKey.id == made["id"]))).scalar_one()
         kept = (await connection.execute(select(Idempotency.response).where(Idempotency.key == "key-1"))).scalar_one()
     assert row == hashlib.sha256(made["key"].encode()).digest()

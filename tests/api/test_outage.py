@@ -49,7 +49,7 @@ async def test_an_outage_is_told_and_outlived(own_server: Postgres, nowhere: Gat
 async def test_killed_connections_cost_one_answer_at_most(api: Api) -> None:
     """The pool notices, says 503 once, and serves the next request on a new connection."""
     await api.create()
-    async with api.database.begin() as connection:
+    async with api.database.begin("test") as connection:
         others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
         await connection.execute(text(f"{others} AND pid <> pg_backend_pid()"))
     first = await api.client.get("/v1/tasks")

@@ -44,7 +44,7 @@ async def test_the_start_intent_is_leased_to_its_writer_and_makes_the_same_argum
     """The dispatcher that finds the intent later starts with what the API would have started with."""
     body = TASK | {"timeouts": {"running": "PT2H"}, "retry": {"max_attempts": 2}, "keep_workspace": {"for": "PT2H"}}
     task = await api.create(**body)
-    async with api.database.begin() as connection:
+    async with api.database.begin("test") as connection:
         row = await tasks.start_argument(connection, TaskId(task["id"]))
         intent = (await connection.execute(select(Outbox).where(Outbox.task_id == task["id"]))).one()
     assert intent.kind == "start"
@@ -87,12 +87,12 @@ async def test_a_task_whose_start_nobody_leased_is_cancelled_at_once(api: Api) -
     """The intent is taken back in the transaction that writes `cancelled`."""
     task = await api.create()
     await api.dispatcher.close()
-    async with api.database.begin() as connection:
+    async with api.database.begin("test") as connection:
         mine = Outbox.task_id == task["id"]
         await connection.execute(update(Outbox).where(mine).values(leased_by=None, tries=0, last_error=None))
     answer = await api.client.post(f"/v1/tasks/{task['id']}/cancel")
     assert (answer.status_code, answer.json()) == (200, {"result": "applied", "status": "cancelled"})
-    async with api.database.begin() as connection:
+    async with api.database.begin("test") as connection:
         assert (await connection.execute(select(Outbox.id).where(mine))).all() == []
 
 
@@ -104,7 +104,7 @@ async def test_a_cancel_of_a_started_task_is_requested_and_kept(api: Api) -> Non
     assert {answer.json()["result"] for answer in answers} == {"requested"}
     assert len(await api.events(task["id"], "task.cancel_requested")) == 1
     await api.dispatcher.close()
-    async with api.database.begin() as connection:
+    async with api.database.begin("test") as connection:
         mine = Outbox.task_id == task["id"]
         kinds = (await connection.execute(select(Outbox.kind).where(mine).order_by(Outbox.id))).scalars().all()
         await connection.execute(delete(Outbox).where(mine))

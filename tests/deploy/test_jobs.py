@@ -25,7 +25,7 @@ async def test_prepare_makes_the_first_keys(
     settings = Settings.model_validate({"database_url": database_url, "node_key": "tr_node", "node_id": "node-1"})
     assert [await prepare(settings, "tr_admin") for _ in range(2)] == [[], []]
     database = Database(database_url, pool=1)
-    async with database.autocommit() as connection:
+    async with database.commit("test") as connection:
         admin, node = [await keys.find(connection, keys.sha256_of(key)) for key in ("tr_admin", "tr_node")]
     await database.close()
     assert admin is not None

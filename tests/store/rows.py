@@ -24,7 +24,7 @@ async def create_task(
 ) -> TaskId:
     """Write a task as the API does: its log is `task.created`, and `task.queued` unless `start` is False."""
     task = TaskId(new_id())
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         await tasks.create(
             connection,
             task=task,
@@ -44,7 +44,7 @@ async def create_node(
     """Write a node's row. Without labels it is found by the label `node` with its id."""
     node = NodeId(f"n-{new_id()}")
     row = {"id": node, "status": status, "slots": slots, "labels": labels or {"node": node}}
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         await connection.execute(insert(Node).values(row))
     return node
 
@@ -65,7 +65,7 @@ def batch(task: TaskId, version: int, *events: NewEvent, attempt: int = 1) -> Fl
 
 async def flush(database: Database, flush: Flush) -> dict[str, Any]:
     """Send a flush as the activity does: one statement, one transaction."""
-    async with database.autocommit() as connection:
+    async with database.commit("test") as connection:
         return await mirror.flush(connection, flush)
 
 
@@ -78,21 +78,21 @@ async def delegated(database: Database, **body: Any) -> TaskId:
 
 async def row_of(database: Database, task: TaskId) -> dict[str, Any]:
     """Return a task's row."""
-    async with database.autocommit() as connection:
+    async with database.commit("test") as connection:
         return dict((await connection.execute(select(Task.__table__).where(Task.id == task))).mappings().one())
 
 
 async def log_of(database: Database, task: TaskId) -> list[Event]:
     """Return a task's log."""
     columns = [column for column in EventRow.__table__.columns if column.name != "key"]
-    async with database.autocommit() as connection:
+    async with database.commit("test") as connection:
         rows = await connection.execute(select(*columns).where(EventRow.task_id == task).order_by(EventRow.seq))
         return [Event.model_validate({**row, "run_id": None}) for row in rows.mappings()]
 
 
 async def keys_of(database: Database, task: TaskId) -> list[str]:
     """Return the keys of a task's log, in order."""
-    async with database.autocommit() as connection:
+    async with database.commit("test") as connection:
         rows = await connection.execute(select(EventRow.key).where(EventRow.task_id == task).order_by(EventRow.seq))
         return list(rows.scalars())
 
@@ -107,11 +107,11 @@ async def assert_folds(database: Database, task: TaskId) -> dict[str, Any]:
 
 async def scalar(database: Database, statement: str, **parameters: Any) -> Any:
     """Return the one value of a query."""
-    async with database.autocommit() as connection:
+    async with database.commit("test") as connection:
         return (await connection.execute(text(statement), parameters)).scalar_one()
 
 
 async def column(database: Database, statement: str, **parameters: Any) -> Sequence[Any]:
     """Return the first column of a query."""
-    async with database.autocommit() as connection:
+    async with database.commit("test") as connection:
         return (await connection.execute(text(statement), parameters)).scalars().all()

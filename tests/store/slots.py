@@ -27,7 +27,7 @@ async def reserve(
     delegated = event(
         EventType.TASK_DELEGATED, f"{attempt}:delegated:{visit}", attempt=attempt, workspace_id=identity, node_id=node
     )
-    async with database.autocommit() as connection:
+    async with database.commit("test") as connection:
         return await mirror.reserve(
             connection,
             batch(task, version, delegated, attempt=attempt),
@@ -42,7 +42,7 @@ async def wait(
     database: Database, task: TaskId, version: int, node: NodeId, *, priority: int = 3, attempt: int = 1
 ) -> dict[str, Any]:
     """Enter the queue for this node."""
-    async with database.autocommit() as connection:
+    async with database.commit("test") as connection:
         return await mirror.wait_for_slot(
             connection, batch(task, version, attempt=attempt), priority=priority, labels={"node": node}
         )
@@ -59,7 +59,7 @@ async def conclude(
 ) -> dict[str, Any]:
     """Write the end of an attempt: failed, unless other events are given."""
     ending = events or (event(EventType.TASK_FAILED, error={"code": "end"}, attempt=attempt),)
-    async with database.autocommit() as connection:
+    async with database.commit("test") as connection:
         return await mirror.conclude(
             connection, batch(task, version, *ending, attempt=attempt), destroyed=destroyed, next_attempt_at=due
         )

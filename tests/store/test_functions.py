@@ -18,7 +18,7 @@ def body_of(path: Path) -> str:
 async def test_a_function_is_installed_as_its_file_says(database_url: str, name: str) -> None:
     """Character by character: a driver that reads `%s` as a parameter would change it."""
     database = Database(database_url, pool=1)
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         statement = text("SELECT prosrc FROM pg_proc WHERE proname = :name")
         installed = (await connection.execute(statement, {"name": name})).scalar_one()
     await database.close()

@@ -197,7 +197,7 @@ async def test_who_is_being_cancelled_gets_no_slot(database: Database) -> None:
     await reserve(database, holder, node, 1)
     for task in (cancelled, patient):
         await wait(database, task, 1, node)
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         statement = text("UPDATE tasks SET cancel_requested_at = now() WHERE id = :task")
         await connection.execute(statement, {"task": cancelled})
     await conclude(database, holder, 2)

@@ -52,7 +52,7 @@ class Crowd:
 
     async def _chosen(self, task: TaskId) -> NodeId:
         query = NodeQuery(task_id=task, attempt=1, project=DEFAULT_PROJECT, labels={"pool": self.nodes[0]})
-        async with self.database.autocommit() as connection:
+        async with self.database.commit("test") as connection:
             choice = await placement.select_node(connection, query)
         return choice.node_id or self.chance.choice(self.nodes)
 
@@ -61,7 +61,7 @@ class Crowd:
         labels: dict[str, str] = {"pool": self.nodes[0]}
 
         async def enter(version: int) -> dict[str, Any]:
-            async with self.database.autocommit() as connection:
+            async with self.database.commit("test") as connection:
                 return await mirror.wait_for_slot(connection, batch(task, version), priority=3, labels=labels)
 
         granted: str | None = (await self._twice(10, enter)).get("granted")
@@ -98,7 +98,7 @@ async def test_a_crowd_never_overfills_a_node_and_nobody_starves(database: Datab
     chance = random.Random(seed)  # noqa: S311 - reproducible, not secret
     pool = f"pool-{seed}"
     nodes = [NodeId(pool)]
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         for number in range(chance.randint(2, 4)):
             node = NodeId(pool if number == 0 else f"{pool}-{number}")
             nodes.append(node)
@@ -155,7 +155,7 @@ async def test_a_grant_does_not_wait_for_the_row_of_a_task_that_is_being_written
     holder, waiter = await create_task(database), await create_task(database)
     await reserve(database, holder, node, 1)
     await wait(database, waiter, 1, node)
-    async with database.begin() as writing:
+    async with database.begin("test") as writing:
         await writing.execute(text("SELECT FROM tasks WHERE id = :task FOR UPDATE"), {"task": waiter})
         async with asyncio.timeout(5):
             answer = await conclude(database, holder, 2)

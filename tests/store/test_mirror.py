@@ -109,7 +109,7 @@ async def test_a_flush_of_a_deleted_task_says_so(database: Database) -> None:
 async def test_the_answer_carries_the_open_intents(database: Database) -> None:
     """A cancel that somebody asked for comes back with the next flush, whatever its verdict."""
     task = await create_task(database)
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         await connection.execute(text("UPDATE tasks SET cancel_requested_at = now() WHERE id = :task"), {"task": task})
     assert [(await flush(database, batch(task, version)))["cancel"] for version in (1, 1, 2)] == [True, True, True]
 
@@ -141,7 +141,7 @@ async def test_writers_without_a_fence_leave_no_gap(database: Database) -> None:
     task = await create_task(database)
 
     async def append(number: int) -> None:
-        async with database.begin() as connection:
+        async with database.begin("test") as connection:
             await mirror.append(connection, task, [event(TRACE, f"api:{number}")])
 
     await asyncio.gather(
@@ -155,7 +155,7 @@ async def test_writers_without_a_fence_leave_no_gap(database: Database) -> None:
 async def test_tasks_do_not_wait_for_each_other(database: Database) -> None:
     """A flush touches its own task's row only: it goes through while another task's row is locked."""
     mine, other = await create_task(database), await create_task(database)
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         await connection.execute(text("SELECT 1 FROM tasks WHERE id = :task FOR UPDATE"), {"task": other})
         async with asyncio.timeout(5):
             assert (await flush(database, batch(mine, 1, event(TRACE))))["verdict"] == "applied"
@@ -195,7 +195,7 @@ async def test_the_database_allows_what_the_table_allows(database: Database, old
     statement = text("UPDATE tasks SET status = :new WHERE id = :task")
     refused = pytest.raises(IntegrityError, match=f"tasks: no transition from {old} to {new}")
     with nullcontext() if allowed else refused:
-        async with database.begin() as connection:
+        async with database.begin("test") as connection:
             await connection.execute(statement, {"new": new, "task": task})
 
 
@@ -211,7 +211,7 @@ async def test_the_database_guards_workspaces_and_nodes(
     }
     await create_task(database)
     refused = False
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         await connection.execute(text(rows[table]), {"old": old})
         try:
             await connection.execute(text(f"UPDATE {table} SET status = :new WHERE id = 'guarded'"), {"new": new})  # noqa: S608
@@ -359,7 +359,7 @@ async def test_the_workspace_follows_the_log(
     """The workspace's status and its ledger entry change in the flush that tells of it; a repeat changes nothing."""
     task = await create_task(database)
     workspace = WorkspaceId(f"w-{task}")
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         delegation = batch(task, 1, event(EventType.TASK_DELEGATED, workspace_id=workspace, node_id=None))
         await mirror.reserve(connection, delegation, workspace=workspace, visit=1, provider="external", node=None)
     one = batch(task, 2, *(event(kind, step=step) for kind, step in events))

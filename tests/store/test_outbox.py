@@ -25,13 +25,13 @@ EXPIRED = timedelta(seconds=-1)
 async def _empty(database: Database) -> AsyncIterator[None]:
     """Each test begins and ends with an empty outbox and inbox."""
     yield
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         await connection.execute(text("TRUNCATE outbox, callbacks"))
 
 
 async def put(database: Database, task: TaskId, *, lease: timedelta = EXPIRED, **options: Any) -> Intent:
     """Store a signal intent; unless `lease` says otherwise its writer has died meanwhile."""
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         return await outbox.put(
             connection, kind=OutboxKind.SIGNAL, task_id=task, attempt=1, lease_to="writer", lease=lease, **options
         )
@@ -41,7 +41,7 @@ async def lease(
     database: Database, who: str = "dispatcher", *, until: timedelta = LEASE, limit: int = 100
 ) -> list[Intent]:
     """Lease in a transaction of its own."""
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         return await outbox.lease(connection, lease_to=who, until=until, limit=limit)
 
 
@@ -89,10 +89,10 @@ async def test_what_was_put_back_waits_for_its_time(database: Database) -> None:
     task = await fresh(database)
     await put(database, task)
     [intent] = await lease(database)
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         await outbox.put_back(connection, intent, due_in=timedelta(hours=1), error="x" * 5000)
     assert await lease(database) == []
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         await outbox.put_back(connection, intent, due_in=EXPIRED, error="later")
     [again] = await lease(database)
     assert (again.id, again.tries) == (intent.id, 2)
@@ -103,7 +103,7 @@ async def test_what_was_sent_is_gone(database: Database) -> None:
     """Acknowledged intents leave no row; the others stay."""
     task = await fresh(database)
     intents = [await put(database, task) for _ in range(3)]
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         await outbox.sent(connection, [intents[0].id, intents[2].id])
     assert await column(database, "SELECT id FROM outbox") == [intents[1].id]
 
@@ -138,7 +138,7 @@ async def test_an_uncommitted_lease_is_passed_over(database: Database) -> None:
     """SKIP LOCKED: a dispatcher takes what is left while another's transaction is open."""
     task = await fresh(database)
     intents = [await put(database, task) for _ in range(4)]
-    async with database.begin() as connection, asyncio.timeout(5):
+    async with database.begin("test") as connection, asyncio.timeout(5):
         first = await outbox.lease(connection, lease_to="slow", until=LEASE, limit=2)
         second = await lease(database, "quick")
     assert [i.id for i in (*first, *second)] == [i.id for i in intents]
@@ -147,7 +147,7 @@ async def test_an_uncommitted_lease_is_passed_over(database: Database) -> None:
 async def test_a_rolled_back_cause_leaves_no_intent(database: Database) -> None:
     """Intents are committed with their cause or not at all."""
     task = await fresh(database)
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         await outbox.put(connection, kind=OutboxKind.CANCEL, task_id=task, attempt=1, lease_to="w", lease=EXPIRED)
         await connection.rollback()
     assert await lease(database) == []
@@ -157,10 +157,10 @@ async def test_an_intent_may_outlive_its_task(database: Database) -> None:
     """It is still leased, and whoever sends it finds that there is nobody: the attempt is not live."""
     task = await fresh(database)
     await put(database, task)
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         await connection.execute(text("DELETE FROM tasks WHERE id = :task"), {"task": task})
     [intent] = await lease(database)
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         assert await is_live(connection, intent.task_id, intent.attempt) is False
 
 
@@ -174,14 +174,14 @@ async def tell(database: Database, task: TaskId, kind: CallbackKind, *, due: tim
         "INSERT INTO callbacks (workspace_id, attempt, kind, turn, task_id, body, digest, due_at)"
         " VALUES (:workspace, 1, :kind, 1, :task, '{\"status\": \"running\"}', '', clock_timestamp() + :due)"
     )
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         await connection.execute(statement, {"workspace": workspace, "kind": kind, "task": task, "due": due})
     return workspace
 
 
 async def lease_callbacks(database: Database, *, until: timedelta = LEASE, limit: int = 100) -> list[Undelivered]:
     """Lease in a transaction of its own."""
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         return await outbox.lease_callbacks(connection, until=until, limit=limit)
 
 
@@ -199,7 +199,7 @@ async def test_a_delivered_callback_is_never_leased_again(database: Database) ->
     """`delivered_at` is set once; whatever a workspace tells implies its claim."""
     task = await fresh(database)
     ready, claimed = await tell(database, task, CallbackKind.READY), await tell(database, task, CallbackKind.CLAIMED)
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         await connection.execute(
             text("UPDATE callbacks SET workspace_id = :ready WHERE workspace_id = :claimed"),
             {"ready": ready, "claimed": claimed},
@@ -207,7 +207,7 @@ async def test_a_delivered_callback_is_never_leased_again(database: Database) ->
         await outbox.delivered(connection, [(ready, 1, CallbackKind.READY, 1)])
     assert await lease_callbacks(database) == []
     first = await scalar(database, "SELECT max(delivered_at) FROM callbacks")
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         await outbox.delivered(connection, [(ready, 1, CallbackKind.READY, 1)])
     assert await scalar(database, "SELECT max(delivered_at) FROM callbacks") == first
 

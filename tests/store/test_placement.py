@@ -23,7 +23,7 @@ async def pool(database: Database, *nodes: tuple[str, NodeStatus, int, int]) -> 
     statement = text(
         "INSERT INTO nodes (id, status, slots, used, labels) VALUES (:id, :status, :slots, :used, :labels)"
     )
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         for node, status, slots, used in nodes:
             row = {"id": f"{node}-{name}", "status": status, "slots": slots, "used": used}
             await connection.execute(statement, row | {"labels": f'{{"pool": "{name}", "os": "linux"}}'})
@@ -33,7 +33,7 @@ async def pool(database: Database, *nodes: tuple[str, NodeStatus, int, int]) -> 
 async def chosen(database: Database, name: str, task: TaskId | None = None, **query: Any) -> tuple[str, str]:
     """Return the name and the reason of the choice."""
     asked = NodeQuery(task_id=task or TaskId("t"), attempt=1, project=DEFAULT_PROJECT, labels={"pool": name}, **query)
-    async with database.autocommit() as connection:
+    async with database.commit("test") as connection:
         choice = await placement.select_node(connection, asked)
     return (choice.node_id or "").removesuffix(f"-{name}"), choice.reason
 
@@ -67,7 +67,7 @@ async def test_labels_must_all_match(database: Database) -> None:
     """A node with more labels than asked for matches; one that lacks a label does not."""
     name = await pool(database, ("a", READY, 1, 0))
     query = NodeQuery(task_id=TaskId("t"), attempt=1, project=DEFAULT_PROJECT, labels={"pool": name, "gpu": "yes"})
-    async with database.autocommit() as connection:
+    async with database.commit("test") as connection:
         assert (await placement.select_node(connection, query)).node_id is None
     assert await chosen(database, name) == ("a", "least loaded")
 
@@ -76,7 +76,7 @@ async def test_a_slot_in_hand_comes_before_all(database: Database) -> None:
     """A redone workflow task finds the node that its abandoned try reserved, although that node is full now."""
     name = await pool(database, ("a", READY, 1, 0), ("b", WARM, 5, 0))
     task, held = await create_task(database), NodeId(f"a-{name}")
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         await mirror.reserve(
             connection,
             batch(task, 1, event(EventType.TASK_DELEGATED)),
@@ -94,7 +94,7 @@ async def test_a_slot_in_hand_comes_before_all(database: Database) -> None:
 
 async def awaited(database: Database, task: TaskId, node: NodeId, *, attempt: int = 1) -> bool:
     """Enter the wait in a transaction of its own."""
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         return await placement.await_node(connection, batch(task, 1, attempt=attempt), node)
 
 
@@ -126,11 +126,11 @@ async def test_who_waited_for_a_node_may_wait_for_any_slot_after(database: Datab
     """The node came up full: the same attempt enters the queue for slots and is granted the next one that is free."""
     node, task = await create_node(database, slots=0, status=COMING), await create_task(database)
     await awaited(database, task, node)
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         await connection.execute(text("UPDATE nodes SET status = 'ready' WHERE id = :id"), {"id": node})
         answer = await mirror.wait_for_slot(connection, batch(task, 2), priority=3, labels={"node": node})
     assert answer["granted"] is None
-    async with database.begin() as connection:
+    async with database.begin("test") as connection:
         await connection.execute(text("UPDATE nodes SET slots = 1 WHERE id = :id"), {"id": node})
         answer = await mirror.wait_for_slot(connection, batch(task, 3), priority=3, labels={"node": node})
     assert answer["granted"] == node

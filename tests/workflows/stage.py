@@ -134,7 +134,7 @@ class Stage:
         body = {"command": ["true"], "retry": {"max_attempts": 1}} | body
         spec = TaskSpec.model_validate(body)
         task, now = TaskId(new_id()), datetime.now(UTC)
-        async with self.database.begin() as connection:
+        async with self.database.begin("test") as connection:
             row = {
                 "id": task,
                 "project": DEFAULT_PROJECT,
@@ -179,12 +179,12 @@ class Stage:
 
     async def execute(self, statement: str, **parameters: Any) -> None:
         """Change the database behind everybody's back."""
-        async with self.database.begin() as connection:
+        async with self.database.begin("test") as connection:
             await connection.execute(text(statement), parameters)
 
     async def run(self, *statements: str) -> None:
         """Run statements as they stand, in one transaction."""
-        async with self.database.begin() as connection:
+        async with self.database.begin("test") as connection:
             for statement in statements:
                 await connection.exec_driver_sql(statement)
 
@@ -192,14 +192,14 @@ class Stage:
         """Wait until a query says yes."""
         async with asyncio.timeout(PATIENCE):
             while True:
-                async with self.database.begin() as connection:
+                async with self.database.begin("test") as connection:
                     if (await connection.execute(text(query))).scalar_one():
                         return
                 await asyncio.sleep(0.02)
 
     async def set_slots(self, node: ScriptedNode, slots: int, *, told: bool = True) -> None:
         """Give a node more slots, which go to those who wait; unless they are `told`, their signals are lost."""
-        async with self.database.begin() as connection:
+        async with self.database.begin("test") as connection:
             for statement in (
                 "UPDATE nodes SET slots = :slots WHERE id = :node",
                 "SELECT grant_slots(:node)",
@@ -210,7 +210,7 @@ class Stage:
 
     async def used(self, node: ScriptedNode) -> int:
         """How many slots of a node are taken."""
-        async with self.database.begin() as connection:
+        async with self.database.begin("test") as connection:
             query = text("SELECT used FROM nodes WHERE id = :node")
             return int((await connection.execute(query, {"node": node.id})).scalar_one())
 
@@ -219,7 +219,7 @@ class Stage:
         """Run a node of its own, which tasks find by the label `node`."""
         node = ScriptedNode(NodeId(f"n-{new_id()}"))
         row = {"id": node.id, "status": status, "slots": slots, "labels": {"node": node.id}}
-        async with self.database.begin() as connection:
+        async with self.database.begin("test") as connection:
             await connection.execute(insert(Node).values(row))
         activities: list[Callable[..., Any]] = [
             node.create_workspace,
@@ -256,12 +256,12 @@ class Running:
         return self.stage.environment.client.get_workflow_handle(f"task-{self.task}-a{self.attempt}")
 
     async def row(self) -> dict[str, Any]:
-        async with self.stage.database.begin() as connection:
+        async with self.stage.database.begin("test") as connection:
             return dict((await connection.execute(select(Task.__table__).where(Task.id == self.task))).mappings().one())
 
     async def events(self) -> list[Event]:
         columns = [c for c in EventRow.__table__.columns if c.name != "key"]
-        async with self.stage.database.begin() as connection:
+        async with self.stage.database.begin("test") as connection:
             query = select(*columns).where(EventRow.task_id == self.task).order_by(EventRow.seq)
             rows = (await connection.execute(query)).mappings().all()
         return [Event.model_validate({**row, "run_id": None}) for row in rows]
@@ -326,7 +326,7 @@ class Running:
 
     async def holds(self) -> int:
         """How many ledger entries of this task are open."""
-        async with self.stage.database.begin() as connection:
+        async with self.stage.database.begin("test") as connection:
             query = text("SELECT count(*) FROM ledger WHERE task_id = :task AND state <> 'released'")
             return int((await connection.execute(query, {"task": self.task})).scalar_one())
 

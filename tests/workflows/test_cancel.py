@@ -79,7 +79,7 @@ async def test_a_cancel_reaches_a_task_that_waits_for_the_database(stage: Stage,
     async with stage.node(slots=1) as node:
         body: dict[str, Any] = {"node_labels": {"node": node.id}}
         task = Running(stage, await stage.create(**body))
-        async with stage.database.begin() as connection:
+        async with stage.database.begin("test") as connection:
             await connection.execute(text(lock))
             await stage.begin(task, **body)
             await stage.until("SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")

@@ -107,7 +107,7 @@ async def test_another_nodes_report_is_not_enough(stage: Stage) -> None:
 
 async def test_a_node_that_reported_before_the_wait_is_not_waited_for(stage: Stage) -> None:
     """On its way at once: the entry into the wait looks at the node under its lock."""
-    async with stage.node(status=NodeStatus.PROVISIONING) as node, stage.database.begin() as connection:
+    async with stage.node(status=NodeStatus.PROVISIONING) as node, stage.database.begin("test") as connection:
         # The report is under way, uncommitted, while the attempt chooses the node.
         await connection.execute(text("UPDATE nodes SET status = 'ready' WHERE id = :id"), {"id": node.id})
         task = await stage.start(node_labels={"node": node.id})

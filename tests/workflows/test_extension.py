@@ -75,7 +75,7 @@ async def test_a_new_step_takes_its_place(bare_stage: Stage, temporal_address: s
         worker.kill()
         await worker.wait()
     query = text("SELECT type, step FROM events WHERE task_id = :id AND type LIKE 'step.%' ORDER BY seq")
-    async with bare_stage.database.begin() as connection:
+    async with bare_stage.database.begin("test") as connection:
         story = [f"{row.type}({row.step})" for row in await connection.execute(query, {"id": task.task})]
     at = story.index("step.started(licence_check)")
     assert story[at - 1 : at + 3] == [

@@ -23,7 +23,7 @@ BOGUS = "bogus"
 async def faulty(stage: Stage, function: str, fault: str, *, times: int) -> AsyncIterator[None]:
     """Let a function of the store fail so often with an SQLSTATE, or answer what is no answer."""
     found = text("SELECT pg_get_function_arguments(oid), proargnames, pronargs FROM pg_proc WHERE proname = :name")
-    async with stage.database.begin() as connection:
+    async with stage.database.begin("test") as connection:
         arguments, names, count = (await connection.execute(found, {"name": function})).one()
     fails = f"RAISE EXCEPTION 'a fault' USING ERRCODE = '{fault}'"
     if fault == BOGUS:
@@ -131,7 +131,7 @@ async def test_a_deleted_task_ends_its_workflow(stage: Stage) -> None:
 async def test_a_row_that_is_locked_for_long_is_waited_for(stage: Stage) -> None:
     """completed: a flush that outlasts its own try is tried again, and writes each event once."""
     async with scene(stage, Step.WORKSPACE_READY) as at:
-        async with stage.database.begin() as connection:
+        async with stage.database.begin("test") as connection:
             query = text("SELECT id FROM tasks WHERE id = :id FOR UPDATE")
             await connection.execute(query, {"id": at.task.task})
             await at.task.signal(SignalName.WORKSPACE_READY)

@@ -66,7 +66,7 @@ async def test_the_next_start_waits_for_its_time(stage: Stage) -> None:
     task = await external(stage, Step.RUNNING, retry={"max_attempts": 2, "backoff": 1000})
     await fail(task)
     query = text("SELECT kind, attempt, extract(epoch FROM due_at - now()) AS due FROM outbox WHERE task_id = :id")
-    async with stage.database.begin() as connection:
+    async with stage.database.begin("test") as connection:
         intents = (await connection.execute(query, {"id": task.task})).all()
     assert [(intent.kind, intent.attempt) for intent in intents] == [("start", 2)]
     assert 450 < intents[0].due < 1550
