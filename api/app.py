@@ -7,7 +7,20 @@ from api.auth import KeyRing
 from api.deliveries import Deliveries
 from api.deps import Context, Courier
 from api.edge import Edge
-from api.routes import artifacts, attachments, attempts, callbacks, events, keys, logs, nodes, probes, tasks, workspaces
+from api.routes import (
+    artifacts,
+    attachments,
+    attempts,
+    callbacks,
+    events,
+    keys,
+    logs,
+    nodes,
+    probes,
+    retries,
+    tasks,
+    workspaces,
+)
 from domain.tokens import TokenKeys
 from settings import Settings
 from store.engine import Database
@@ -20,7 +33,7 @@ DESCRIPTION = (
 # The API's own, as in its paths; the package has another.
 VERSION = "1"
 ROUTERS = (
-    *(module.router for module in (tasks, events, attempts, logs, artifacts, attachments)),
+    *(module.router for module in (tasks, retries, events, attempts, logs, artifacts, attachments)),
     *(module.router for module in (workspaces, callbacks)),
     *(module.of_workspace for module in (logs, artifacts, attachments)),
     *(module.router for module in (nodes, keys, probes)),

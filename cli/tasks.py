@@ -1,4 +1,4 @@
-"""`taskrunner tasks …`: look at tasks, and cancel them."""
+"""`taskrunner tasks …`: look at tasks, cancel them, retry them."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from cli.follow import Follower
 from cli.remote import connect
 from cli.screen import JsonOption, clock, coloured, console, print_json, table
 
-app = typer.Typer(help="Look at tasks, and cancel them.", no_args_is_help=True)
+app = typer.Typer(help="Look at tasks, cancel them, retry them.", no_args_is_help=True)
 
 TaskId = Annotated[str, typer.Argument(help="The task's id.")]
 Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
@@ -27,12 +27,14 @@ def list_tasks(
     q: Annotated[str | None, typer.Option(help="Only with these words in the name.")] = None,
     limit: Limit = 20,
     *,
+    exhausted: Annotated[bool | None, typer.Option(help="Only those that failed because no try was left.")] = None,
     as_json: JsonOption = False,
     data_dir: DataDirOption = DEFAULT,
 ) -> None:
     """List tasks, the newest first."""
     with connect(data_dir) as remote:
-        tasks = list(remote.pages("/v1/tasks", limit=limit, status=status, step=step, label=label, q=q))
+        narrowed = {"status": status, "step": step, "label": label, "q": q, "exhausted": exhausted}
+        tasks = list(remote.pages("/v1/tasks", limit=limit, **narrowed))
     if as_json:
         print_json(tasks)
         return
@@ -167,3 +169,21 @@ def cancel(task_id: TaskId, *, as_json: JsonOption = False, data_dir: DataDirOpt
         print_json(answer)
         return
     console().print(f"cancel of {task_id}: {escape(str((answer or {}).get('result', 'requested')))}")
+
+
+@app.command()
+def retry(
+    task_id: TaskId,
+    from_attempt: Annotated[int | None, typer.Option(min=1, help="Only if this is still the latest attempt.")] = None,
+    *,
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = DEFAULT,
+) -> None:
+    """Make the next attempt of a task that failed or was cancelled."""
+    body = {"from_attempt": from_attempt} if from_attempt else {}
+    with connect(data_dir) as remote:
+        task = remote.post(f"/v1/tasks/{task_id}/retry", body)
+    if as_json:
+        print_json(task)
+        return
+    console().print(f"attempt {task['attempt']} of {task_id} is {coloured(task['status'])}")

@@ -131,6 +131,8 @@ def changes(event: NewEvent | Event) -> dict[str, Any]:
         row["paused"] = True
     if event.type is EventType.TASK_RESUMED:
         row["paused"] = False
+    if event.type is EventType.TASK_RETRIES_EXHAUSTED:
+        row["exhausted"] = True
     status = STATUS_OF_EVENT.get(event.type)
     if status is None:
         return row
@@ -141,6 +143,7 @@ def changes(event: NewEvent | Event) -> dict[str, Any]:
             "step": None,
             "outcome": None,
             "paused": False,
+            "exhausted": False,
             "workspace_id": None,
             "node_id": None,
             "finished_at": None,
@@ -162,6 +165,7 @@ class Folded(BaseModel):
     outcome: TaskStatus | None = None
     attempt: int = 1
     paused: bool = False
+    exhausted: bool = False
     workspace_id: str | None = None
     node_id: str | None = None
     result: Any = None

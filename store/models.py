@@ -96,6 +96,7 @@ class Task(Base):
     attempt: Mapped[int] = mapped_column(server_default="1")
     max_attempts: Mapped[int] = mapped_column(server_default="1")
     paused: Mapped[bool] = mapped_column(server_default=text("false"))
+    exhausted: Mapped[bool] = mapped_column(server_default=text("false"))
     pause_reason: Mapped[str | None]
     pause_token: Mapped[str | None]
     breakpoints: Mapped[Any | None]
@@ -120,6 +121,7 @@ class Task(Base):
         CheckConstraint("priority BETWEEN 1 AND 5", name="priority"),
         Index(None, "project", "id"),
         Index(None, "project", "status", "id"),
+        Index("tasks_exhausted_ix", "project", "id", postgresql_where=text("exhausted")),
         Index(None, "run_id", postgresql_where=text("run_id IS NOT NULL")),
         Index(None, "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
     )

@@ -27,6 +27,7 @@ COLUMNS: Final = (
     Task.attempt,
     Task.max_attempts,
     Task.paused,
+    Task.exhausted,
     Task.pause_reason,
     Task.priority,
     Task.labels,
@@ -76,6 +77,7 @@ class Filters:
     status: Sequence[str] = ()
     step: Sequence[str] = ()
     paused: bool | None = None
+    exhausted: bool | None = None
     run_id: str | None = None
     labels: dict[str, str] | None = None
     q: str | None = None
@@ -130,6 +132,7 @@ async def create(
         "attempt": 1,
         "max_attempts": spec.retry.max_attempts,
         "paused": False,
+        "exhausted": False,
         "priority": spec.priority,
         "labels": spec.labels,
         "spec": plain,
@@ -167,6 +170,7 @@ def _narrowed(statement: Select[Any], filters: Filters) -> Select[Any]:
         "status": Task.status.in_,
         "step": Task.step.in_,
         "paused": Task.paused.is_,
+        "exhausted": Task.exhausted.is_,
         "run_id": lambda run: Task.run_id == run,
         "labels": Task.labels.contains,
         "q": lambda part: Task.name.icontains(part, autoescape=True),

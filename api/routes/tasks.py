@@ -89,6 +89,7 @@ async def index(
     status: Annotated[list[TaskStatus], Query()] = [],  # noqa: B006 - FastAPI copies defaults
     step: Annotated[list[Step], Query()] = [],  # noqa: B006
     paused: bool | None = None,
+    exhausted: Annotated[bool | None, Query(description="Failed because no try was left.")] = None,
     run_id: Annotated[str | None, Query(max_length=64)] = None,
     label: Annotated[list[str], Query(description="`key:value`; all must match.", max_length=32)] = [],  # noqa: B006
     q: Annotated[str | None, Query(max_length=200, description="Part of the name.")] = None,
@@ -101,6 +102,7 @@ async def index(
         status=status,
         step=step,
         paused=paused,
+        exhausted=exhausted,
         run_id=run_id,
         labels=_labels(label),
         q=q,

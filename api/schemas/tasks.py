@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from api.schemas.pages import LARGEST_INT
 from api.schemas.times import rfc3339
 from domain.errors import TaskError
 from domain.lifecycle import Step, TaskStatus
@@ -33,6 +34,14 @@ class CommandBody(Body):
     """What `start` and `cancel` take: nothing yet."""
 
 
+class RetryBody(Body):
+    """What `retry` takes."""
+
+    from_attempt: Annotated[int, Field(ge=1, le=LARGEST_INT, strict=True)] | None = Field(
+        default=None, description="The attempt that the caller saw end: guards a double click."
+    )
+
+
 class Links(BaseModel):
     """Where the rest of a task is, relative to the API's address."""
 
@@ -42,6 +51,7 @@ class Links(BaseModel):
     logs: str
     artifacts: str
     cancel: str
+    retry: str
 
 
 class TaskOut(BaseModel):
@@ -59,6 +69,7 @@ class TaskOut(BaseModel):
     attempt: int
     max_attempts: int
     paused: bool
+    exhausted: bool = Field(description="Failed although another try might have helped: none was left.")
     pause_reason: str | None
     priority: int
     labels: dict[str, str]
@@ -107,5 +118,6 @@ def represent(row: Mapping[str, Any], gateway: Gateway) -> dict[str, Any]:
             "logs": f"{path}/logs",
             "artifacts": f"{path}/artifacts",
             "cancel": f"{path}/cancel",
+            "retry": f"{path}/retry",
         },
     }

@@ -41,6 +41,7 @@ BEGIN
   END IF;
   UPDATE tasks SET
     status = r.status, step = r.step, outcome = r.outcome, attempt = r.attempt, paused = r.paused,
+    exhausted = r.exhausted,
     result = r.result, error = r.error, workspace_id = r.workspace_id, node_id = r.node_id,
     version = r.version, last_seq = r.last_seq, updated_at = r.updated_at,
     started_at = r.started_at, finished_at = r.finished_at

@@ -158,13 +158,13 @@ async def test_lists_are_narrowed_by_each_filter(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/events", "/attempts", "/logs", "/artifacts", "/artifacts/x", "/start", "/cancel"]
+    "path", ["", "/events", "/attempts", "/logs", "/artifacts", "/artifacts/x", "/start", "/cancel", "/retry"]
 )
 async def test_another_projects_task_is_the_same_404_as_an_unknown_one(api: Api, path: str) -> None:
     """Status and body are equal, but for the request's id."""
     task = await api.create()
     stranger = await api.key(project="elsewhere")
-    method = "POST" if path in ("/start", "/cancel") else "GET"
+    method = "POST" if path in ("/start", "/cancel", "/retry") else "GET"
     bodies = []
     for identity in (task["id"], "01000000-0000-7000-8000-000000000000", "no-id", "%00", "é%20\u2603", "x" * 3000):
         response = await api.client.request(method, f"/v1/tasks/{identity}{path}", headers=stranger)

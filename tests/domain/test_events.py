@@ -101,13 +101,14 @@ def test_nothing_folds_to_a_new_row() -> None:
 
 @pytest.mark.parametrize("kind", NEVER_IN_A_STATUS)
 def test_an_event_without_a_status_changes_little(kind: EventType) -> None:
-    """Only step, pause and error follow from such events."""
+    """Only step, pause, exhaustion and error follow from such events."""
     history = History()
     event = history.add(kind, step=Step.RUNNING, error={"code": "x"})
     expected: dict[EventType, dict[str, Any]] = {
         EventType.STEP_STARTED: {"step": "running"},
         EventType.TASK_PAUSED: {"paused": True},
         EventType.TASK_RESUMED: {"paused": False},
+        EventType.TASK_RETRIES_EXHAUSTED: {"exhausted": True},
         EventType.ATTEMPT_FAILED: {"error": {"code": "x"}},
     }
     assert changes(event) == expected.get(kind, {})
@@ -117,12 +118,14 @@ def test_a_retry_forgets_the_attempt_before() -> None:
     """Step, outcome, workspace, node and end are the new attempt's own; the last error stays readable."""
     history = log_to(TaskStatus.DELEGATED)
     history.add(EventType.STEP_STARTED, step=Step.WORKSPACE_DISPATCH)
+    history.add(EventType.TASK_RETRIES_EXHAUSTED)
     history.add(EventType.TASK_FAILED, error={"code": "x"})
     history.attempt = 2
     history.add(EventType.TASK_QUEUED)
     row = fold(history.log())
     assert (row.status, row.attempt, row.step, row.outcome) == ("queued", 2, None, None)
     assert (row.workspace_id, row.node_id, row.finished_at, row.error) == (None, None, None, {"code": "x"})
+    assert row.exhausted is False
 
 
 @given(values)
