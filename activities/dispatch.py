@@ -15,11 +15,12 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from domain.messages import CallbackSignal, RunnerInput, SlotGranted
-from domain.names import SIGNAL_OF_CALLBACK, CallbackKind
+from domain.names import SIGNAL_OF_CALLBACK, CallbackKind, TaskId
 from domain.policy import Policy
 from domain.spec import TaskSpec
 from store import outbox, tasks
 from store.engine import Database
+from store.hints import Notifier
 from store.models import OutboxKind
 from store.outbox import Intent, Undelivered
 from workflows.gateway import Gateway, Sent
@@ -42,6 +43,7 @@ class Dispatcher:
         self._database = database
         self._gateway = gateway
         self._policy = policy
+        self._notifier = Notifier(database)
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._tasks: set[asyncio.Task[None]] = set()
         self._poke = asyncio.Event()
@@ -53,6 +55,7 @@ class Dispatcher:
 
     def send(self, intent: Intent, argument: RunnerInput | None = None) -> None:
         """Send an intent that was committed under this process's lease, in the background."""
+        self.grown(intent.task_id)
         self._spawn(self._send(intent, argument))
 
     async def deliver(self, callback: Undelivered) -> Sent:
@@ -71,6 +74,10 @@ class Dispatcher:
     def poke(self) -> None:
         """Let the loop look now: something was committed that nobody has leased."""
         self._poke.set()
+
+    def grown(self, task: TaskId) -> None:
+        """Tell those who watch that a task's log has grown, which is committed."""
+        self._notifier.hint(task)
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
@@ -91,6 +98,7 @@ class Dispatcher:
         """Finish what is in flight."""
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._notifier.close()
 
     async def _sweep(self) -> bool:
         async with self._database.begin("outbox.lease") as connection:

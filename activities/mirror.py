@@ -20,7 +20,9 @@ class Mirror(MirrorActivities):
     async def flush(self, flush: Flush) -> Answer:
         """Append events and bring the row up to date."""
         async with self._database.commit("mirror.flush") as connection:
-            return Answer.model_validate(await mirror.flush(connection, flush))
+            answer = await mirror.flush(connection, flush)
+        self._dispatcher.grown(flush.task_id)
+        return Answer.model_validate(answer)
 
     @activity.defn
     async def conclude(self, conclusion: Conclusion) -> Answer:
@@ -29,6 +31,7 @@ class Mirror(MirrorActivities):
             answer = await mirror.conclude(
                 connection, conclusion, destroyed=conclusion.destroyed, next_attempt_at=conclusion.next_attempt_at
             )
+        self._dispatcher.grown(conclusion.task_id)
         if answer["granted"]:
             self._dispatcher.poke()
         return Answer.model_validate(answer)

@@ -39,6 +39,7 @@ class Placement(PlacementActivities):
             answer = await mirror.wait_for_slot(
                 connection, wait.flush, priority=wait.query.priority, labels=wait.query.labels
             )
+        self._dispatcher.grown(wait.flush.task_id)
         self._dispatcher.poke()
         return SlotWaitAnswer(answer=Answer.model_validate(answer), granted=answer.get("granted"))
 
@@ -48,6 +49,7 @@ class Placement(PlacementActivities):
         async with self._database.begin("placement.wait_for_node") as connection:
             answer = await mirror.flush(connection, wait.flush)
             reported_in = await placement.await_node(connection, wait.flush, wait.node_id)
+        self._dispatcher.grown(wait.flush.task_id)
         return NodeWaitAnswer(answer=Answer.model_validate(answer), reported_in=reported_in)
 
     @activity.defn
@@ -62,6 +64,7 @@ class Placement(PlacementActivities):
                 provider=reservation.provider,
                 node=reservation.node_id,
             )
+        self._dispatcher.grown(reservation.flush.task_id)
         return ReservationAnswer(
             answer=Answer.model_validate(answer), workspace_id=answer["workspace_id"], node_id=answer.get("node_id")
         )

@@ -7,6 +7,7 @@ from api.auth import KeyRing
 from api.deliveries import Deliveries
 from api.deps import Context, Courier
 from api.edge import Edge
+from api.feeds import Feeds
 from api.routes import (
     artifacts,
     attachments,
@@ -18,6 +19,7 @@ from api.routes import (
     nodes,
     probes,
     retries,
+    stream,
     tasks,
     workspaces,
 )
@@ -33,7 +35,7 @@ DESCRIPTION = (
 # The API's own, as in its paths; the package has another.
 VERSION = "1"
 ROUTERS = (
-    *(module.router for module in (tasks, retries, events, attempts, logs, artifacts, attachments)),
+    *(module.router for module in (tasks, retries, events, stream, attempts, logs, artifacts, attachments)),
     *(module.router for module in (workspaces, callbacks)),
     *(module.of_workspace for module in (logs, artifacts, attachments)),
     *(module.router for module in (nodes, keys, probes)),
@@ -53,6 +55,7 @@ def create_app(*, settings: Settings, database: Database, gateway: Gateway, cour
         gateway=gateway,
         courier=courier,
         deliveries=Deliveries(courier),
+        feeds=Feeds(database),
         keys=KeyRing(database),
         tokens=TokenKeys.parse(settings.callback_keys.get_secret_value()),
     )

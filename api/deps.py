@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from api.auth import Caller, KeyRing
 from api.deliveries import Deliveries
+from api.feeds import Feeds
 from api.problems import Problem
 from domain.messages import RunnerInput
 from domain.names import Scope
@@ -45,6 +46,7 @@ class Context:
     gateway: Gateway
     courier: Courier
     deliveries: Deliveries
+    feeds: Feeds
     keys: KeyRing
     tokens: TokenKeys
     rejected_tokens: int = 0
