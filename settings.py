@@ -10,11 +10,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
 from domain.durations import Span
 from domain.policy import Budgets, Limits, Policy, StepRetry, Supervision, inconsistencies
+from domain.rotation import payload_keys
 
 PREFIX: Final = "TASKRUNNER_"
 SECRETS_DIR: Final = "TASKRUNNER_SECRETS_DIR"
@@ -38,6 +39,10 @@ class Settings(BaseSettings):
 
     callback_keys: SecretStr = Field(
         default=SecretStr(""), description="`id:hex,…`: keys that sign callback tokens; the first one signs."
+    )
+    payload_keys: SecretStr = Field(
+        default=SecretStr(""),
+        description="`id:hex,…`, 32 bytes each: encrypt what Temporal keeps of tasks; the first one encrypts.",
     )
     callback_token: Span = Field(default=timedelta(hours=72), description="How long a callback token lives.")
     stuck_after: Span = Field(default=timedelta(hours=1), description="When an unchanged task counts as stuck.")
@@ -71,6 +76,12 @@ class Settings(BaseSettings):
         folder = os.environ.get(SECRETS_DIR)
         files = (SecretsSettingsSource(settings_cls, secrets_dir=folder),) if folder else ()
         return init_settings, env_settings, *files
+
+    @field_validator("payload_keys")
+    @classmethod
+    def _usable(cls, keys: SecretStr) -> SecretStr:
+        payload_keys(keys.get_secret_value())
+        return keys
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import httpx2
 import structlog
+from pydantic import SecretStr
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import Runtime
 from temporalio.worker import PollerBehaviorAutoscaling, Worker
@@ -26,6 +26,7 @@ from activities.failures import FailureInterceptor
 from activities.mirror import Mirror
 from activities.node import NodeWork
 from activities.placement import Placement
+from codec import UNENCRYPTED, data_converter
 from domain.names import CONTROL_QUEUE, NodeId, node_queue, supervise_queue
 from domain.spec import Provider
 from settings import Settings
@@ -55,11 +56,15 @@ SANDBOX: Final = SandboxedWorkflowRunner(
 )
 
 
-async def connect(*, lazy: bool = False) -> Client:
-    """Return a client by Temporal's own environment configuration (`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, …)."""
+async def connect(*, payload_keys: SecretStr = UNENCRYPTED, lazy: bool = False) -> Client:
+    """Return a client by Temporal's own environment configuration (`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, …).
+
+    Without `payload_keys` it is for those who look at no payload.
+    """
     options: dict[str, Any] = {**ClientConfig.load_client_connect_config()}
     options.setdefault("target_host", "127.0.0.1:7233")
-    return await Client.connect(**options, data_converter=pydantic_data_converter, lazy=lazy, runtime=Runtime.default())
+    converter = data_converter(payload_keys)
+    return await Client.connect(**options, data_converter=converter, lazy=lazy, runtime=Runtime.default())
 
 
 def process_name() -> str:
@@ -138,7 +143,7 @@ class Parts:
 @asynccontextmanager
 async def composed(settings: Settings, *, lazy: bool = False) -> AsyncIterator[Parts]:
     """Compose a process of the control plane; `lazy` lets it boot while Temporal is away."""
-    client = await connect(lazy=lazy)
+    client = await connect(payload_keys=settings.payload_keys, lazy=lazy)
     database = Database(settings.database_url, pool=settings.database_pool)
     gateway = Gateway(client, ui_url=settings.temporal_ui_url)
     dispatcher = Dispatcher(name=process_name(), database=database, gateway=gateway, policy=settings.policy)
@@ -192,7 +197,7 @@ async def run_node(settings: Settings) -> None:
 
     The node needs Temporal and the API, no open port and no database.
     """
-    client = await connect()
+    client = await connect(payload_keys=settings.payload_keys)
     node_id = NodeId(settings.node_id)
     async with httpx2.AsyncClient(timeout=API_LIMIT) as http:
         providers = {Provider.LOCAL.value: local_provider(settings)}

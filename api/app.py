@@ -5,7 +5,7 @@ from fastapi import FastAPI
 from api import openapi, problems
 from api.auth import KeyRing
 from api.deliveries import Deliveries
-from api.deps import Context, Courier
+from api.deps import Context, Courier, Decode
 from api.edge import Edge
 from api.feeds import Feeds
 from api.routes import (
@@ -13,6 +13,7 @@ from api.routes import (
     attachments,
     attempts,
     callbacks,
+    codec,
     events,
     keys,
     logs,
@@ -38,14 +39,17 @@ ROUTERS = (
     *(module.router for module in (tasks, retries, events, stream, attempts, logs, artifacts, attachments)),
     *(module.router for module in (workspaces, callbacks)),
     *(module.of_workspace for module in (logs, artifacts, attachments)),
-    *(module.router for module in (nodes, keys, probes)),
+    *(module.router for module in (nodes, keys, codec, probes)),
 )
 
 
-def create_app(*, settings: Settings, database: Database, gateway: Gateway, courier: Courier) -> FastAPI:
+def create_app(
+    *, settings: Settings, database: Database, gateway: Gateway, courier: Courier, decode: Decode | None = None
+) -> FastAPI:
     """Return the API; raises ValueError if the settings hold no callback key.
 
-    The caller owns database, gateway and courier, and closes them after the server has stopped.
+    `decode` reads encrypted histories, where they are. The caller owns database, gateway and courier, and closes them
+    after the server has stopped.
     """
     app = assemble()
     app.state.context = Context(
@@ -58,6 +62,7 @@ def create_app(*, settings: Settings, database: Database, gateway: Gateway, cour
         feeds=Feeds(database),
         keys=KeyRing(database),
         tokens=TokenKeys.parse(settings.callback_keys.get_secret_value()),
+        decode=decode,
     )
     return app
 

@@ -36,6 +36,10 @@ class Courier(Protocol):
         """Send a callback's signal now."""
 
 
+# Takes a JSON document of encrypted payloads and gives the plain one; raises ValueError.
+Decode = Callable[[bytes], Coroutine[Any, Any, bytes]]
+
+
 @dataclass(kw_only=True)
 class Context:
     """All that an API process holds; one per application."""
@@ -49,6 +53,7 @@ class Context:
     feeds: Feeds
     keys: KeyRing
     tokens: TokenKeys
+    decode: Decode | None = None
     rejected_tokens: int = 0
 
 

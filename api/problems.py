@@ -60,6 +60,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "unsupported_media_type": Kind(415, "The body has another type than this takes"),
     "invalid": Kind(422, "A field is not valid"),
     "unknown_attachment": Kind(422, "An attachment does not exist"),
+    "undecodable": Kind(422, "A payload cannot be decrypted"),
     "internal": Kind(500, "A fault of the server"),
     "database_unavailable": Kind(503, "The database is away", retryable=True, retry_after=2),
 }

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import SecretStr
 from rich.markup import escape
 
+from cli.edge import read_settings
 from cli.screen import JsonOption, complain, console, print_json
 
 
@@ -16,12 +18,15 @@ def replay(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Replay every history in DIR against the TaskRunner; exit 1 when one fails or there is none."""
+    """Replay every history in DIR against the TaskRunner; exit 1 when one fails or there is none.
+
+    Encrypted histories need the TASKRUNNER_PAYLOAD_KEYS that they were written with.
+    """
     paths = sorted(folder.glob("**/*.json"))
     if not paths:
         complain(f"no histories (*.json) in {folder}")
         raise typer.Exit(1)
-    failures = asyncio.run(_replay(paths))
+    failures = asyncio.run(_replay(paths, read_settings().payload_keys))
     results = [
         {"history": str(path.relative_to(folder)), "failure": failures.get(path.name), "ok": path.name not in failures}
         for path in paths
@@ -36,13 +41,13 @@ def replay(
     raise typer.Exit(1 if failures else 0)
 
 
-async def _replay(paths: list[Path]) -> dict[str, str]:
+async def _replay(paths: list[Path], payload_keys: SecretStr) -> dict[str, str]:
     """Return the failures by file name."""
     from temporalio.client import WorkflowHistory
-    from temporalio.contrib.pydantic import pydantic_data_converter
     from temporalio.runtime import Runtime, TelemetryConfig
     from temporalio.worker import Replayer
 
+    from codec import data_converter
     from worker import SANDBOX
     from workflows.task_runner import TaskRunner
 
@@ -52,7 +57,7 @@ async def _replay(paths: list[Path]) -> dict[str, str]:
 
     replayer = Replayer(
         workflows=[TaskRunner],
-        data_converter=pydantic_data_converter,
+        data_converter=data_converter(payload_keys),
         workflow_runner=SANDBOX,
         runtime=Runtime(telemetry=TelemetryConfig(logging=None)),  # the core would write warnings to standard output
     )

@@ -2,6 +2,7 @@
 
 import signal
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,13 +49,21 @@ async def _serve(settings: "Settings") -> None:
     import uvicorn
 
     from api.app import create_app
+    from codec import codec_of, decode_json
     from worker import composed
 
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again after it has stopped
         signal.signal(number, lambda *_: None)
+    codec = codec_of(settings.payload_keys)
     async with composed(settings, lazy=True) as parts:
         config = uvicorn.Config(
-            create_app(settings=settings, database=parts.database, gateway=parts.gateway, courier=parts.dispatcher),
+            create_app(
+                settings=settings,
+                database=parts.database,
+                gateway=parts.gateway,
+                courier=parts.dispatcher,
+                decode=partial(decode_json, codec) if codec else None,
+            ),
             host=settings.host,
             port=settings.port,
             access_log=False,

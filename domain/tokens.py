@@ -8,7 +8,6 @@ We issue and check them ourselves, so the payload is a fixed record and there is
 import base64
 import binascii
 import hmac
-import re
 import struct
 import uuid
 from collections.abc import Mapping
@@ -17,10 +16,10 @@ from datetime import UTC, datetime
 from typing import Final, Self
 
 from domain.names import TaskId, WorkspaceId
+from domain.rotation import rotating_keys
 
 _RECORD: Final = struct.Struct(">16s16sIIQ")  # task, workspace, attempt, turn, expiry in seconds since the epoch
-_KEY_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
-_SHORTEST_KEY: Final = 16
+_KEY_LENGTHS: Final = range(16, 129)  # bytes
 _LONGEST_TOKEN: Final = 256
 
 
@@ -47,18 +46,7 @@ class TokenKeys:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read `id:hex,…`; raises ValueError, which names the key's id and never its bytes."""
-        keys: dict[str, bytes] = {}
-        for entry in filter(None, (part.strip() for part in text.split(","))):
-            name, _, digits = entry.partition(":")
-            if not _KEY_ID.fullmatch(name) or name in keys:
-                raise ValueError("a callback key is `id:hex` with an id of its own")
-            try:
-                keys[name] = bytes.fromhex(digits)
-            except ValueError:
-                raise ValueError(f"callback key {name!r} is not hexadecimal") from None
-            if len(keys[name]) < _SHORTEST_KEY:
-                raise ValueError(f"callback key {name!r} is shorter than {_SHORTEST_KEY} bytes")
-        return cls(keys)
+        return cls(rotating_keys(text, what="callback key", lengths=_KEY_LENGTHS))
 
     def sign(self, claims: Claims) -> str:
         """Return the token; its expiry is cut to whole seconds."""

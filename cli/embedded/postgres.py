@@ -18,7 +18,7 @@ from sqlalchemy import URL
 
 from cli.embedded import postmaster
 from cli.embedded.identity import Identity, identity_for
-from cli.embedded.processes import ChildFailedError, ChildProcess, die_with_parent, tail
+from cli.embedded.processes import ChildFailedError, ChildProcess, appending, die_with_parent, tail
 
 ROLE = "taskrunner"
 SOCKET = ".s.PGSQL.5432"
@@ -202,7 +202,7 @@ class Postgres:
         half.rename(self._data)
 
     async def _tool(self, identity: Identity, argv: list[str], text: str = "") -> None:
-        with self.log.open("ab") as log:
+        with appending(self.log) as log:
             process = await asyncio.create_subprocess_exec(
                 *identity.prefix,
                 *die_with_parent(signal.SIGKILL),

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 LOG_LIMIT = 10 * 1024 * 1024  # bytes; a longer log is set aside as `.1` at the next start
 PROBE_PAUSE = 0.02  # seconds between two readiness probes
@@ -32,6 +32,11 @@ def die_with_parent(sign: signal.Signals) -> tuple[str, ...]:
         return ()
     look = ("sh", "-c", 'test "$PPID" = "$0" && exec "$@"', str(os.getpid()))
     return (setpriv, "--pdeathsig", sign.name.removeprefix("SIG"), *look)
+
+
+def appending(log: Path) -> BinaryIO:
+    """Open a log to append to; a new one is its owner's alone, for it may quote what others must not read."""
+    return os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab")
 
 
 def tail(log: Path, lines: int = 15) -> str:
@@ -74,11 +79,13 @@ class ChildProcess:
         stop_signal: signal.Signals = signal.SIGTERM,
         on_parent_death: signal.Signals = signal.SIGKILL,
         prefix: Sequence[str] = (),
+        umask: int = -1,
     ) -> None:
         self.name = name
         self.log = log
         self._argv = (*prefix, *die_with_parent(on_parent_death), *argv)
         self._env = None if env is None else dict(env)
+        self._umask = umask
         self._cwd = cwd
         self._ready = ready
         self._patience = patience
@@ -104,7 +111,7 @@ class ChildProcess:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         if self.log.exists() and self.log.stat().st_size > LOG_LIMIT:
             self.log.replace(self.log.with_name(self.log.name + ".1"))
-        with self.log.open("ab") as output:
+        with appending(self.log) as output:
             self._log_start = output.tell()
             try:
                 self._process = await asyncio.create_subprocess_exec(
@@ -114,6 +121,7 @@ class ChildProcess:
                     stderr=output,
                     env=self._env,
                     cwd=self._cwd,
+                    umask=self._umask,
                     start_new_session=True,  # Ctrl-C in a terminal reaches the supervisor only
                 )
             except OSError as error:

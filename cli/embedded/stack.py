@@ -22,6 +22,7 @@ from store import keys
 from store.engine import Database
 from store.migrate import upgrade
 from worker import connect
+from workspaces.secrets import PREFIX as SECRET_PREFIX
 
 # -P: what lies in the current folder (somebody's own settings.py) must not stand in for our modules.
 OURS = (sys.executable, "-P", "-m", "cli.main")
@@ -30,7 +31,13 @@ READY = {"worker": "worker.ready", "api": "Uvicorn running on"}
 DRAIN = timedelta(seconds=20)
 NODE_SCOPES = (Scope.NODES_WRITE, Scope.WORKSPACES_WRITE)
 # Each child gets those of these that it needs, and no other.
-HANDED_OUT = ("TASKRUNNER_API_KEY", "TASKRUNNER_CALLBACK_KEYS", "TASKRUNNER_DATABASE_URL", "TASKRUNNER_NODE_KEY")
+HANDED_OUT = (
+    "TASKRUNNER_API_KEY",
+    "TASKRUNNER_CALLBACK_KEYS",
+    "TASKRUNNER_DATABASE_URL",
+    "TASKRUNNER_NODE_KEY",
+    "TASKRUNNER_PAYLOAD_KEYS",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,9 +109,14 @@ class Stack:
             "PYTHONUNBUFFERED": "1",
         }
         database = {"TASKRUNNER_DATABASE_URL": database_url}
+        if payload_keys := self._settings.payload_keys.get_secret_value():
+            common["TASKRUNNER_PAYLOAD_KEYS"] = payload_keys  # whoever reads or writes a history needs them
         callback_keys, node_key = await self._keys(database_url)
+        # What tasks may use is the node's alone.
+        secrets_of_tasks = {key: value for key, value in self._environ.items() if key.startswith(SECRET_PREFIX)}
+        node_only = {"TASKRUNNER_NODE_KEY": node_key} | secrets_of_tasks
         control = self._ours("control worker", "worker", "--role", "control", env=common | database)
-        node = self._ours("node worker", "worker", "--role", "node", env=common | {"TASKRUNNER_NODE_KEY": node_key})
+        node = self._ours("node worker", "worker", "--role", "node", env=common | node_only)
         web = self._ours("API", "api", env=common | database | {"TASKRUNNER_CALLBACK_KEYS": callback_keys})
         await self._supervisor.start(control, node, web)
         addresses = Addresses(
@@ -131,7 +143,11 @@ class Stack:
 
     async def _temporal(self) -> tuple[str, str, dict[str, str]]:
         """Return the address, the UI's address, and the environment in which a child of ours finds it."""
-        passed_on = {key: value for key, value in self._environ.items() if key not in HANDED_OUT}
+        passed_on = {
+            key: value
+            for key, value in self._environ.items()
+            if key not in HANDED_OUT and not key.startswith(SECRET_PREFIX)
+        }
         own = passed_on.get("TEMPORAL_ADDRESS")
         if own:
             try:

