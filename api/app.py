@@ -15,6 +15,7 @@ from api.routes import (
     callbacks,
     codec,
     events,
+    explanations,
     keys,
     logs,
     nodes,
@@ -36,7 +37,8 @@ DESCRIPTION = (
 # The API's own, as in its paths; the package has another.
 VERSION = "1"
 ROUTERS = (
-    *(module.router for module in (tasks, retries, events, stream, attempts, logs, artifacts, attachments)),
+    *(module.router for module in (tasks, retries, events, stream, attempts, explanations)),
+    *(module.router for module in (logs, artifacts, attachments)),
     *(module.router for module in (workspaces, callbacks)),
     *(module.of_workspace for module in (logs, artifacts, attachments)),
     *(module.router for module in (nodes, keys, codec, probes)),

@@ -77,6 +77,25 @@ def show(task_id: TaskId, *, as_json: JsonOption = False, data_dir: DataDirOptio
 
 
 @app.command()
+def explain(task_id: TaskId, *, as_json: JsonOption = False, data_dir: DataDirOption = DEFAULT) -> None:
+    """Say what a task waits for, until when, and what happens then."""
+    with connect(data_dir) as remote:
+        told = remote.get(f"/v1/tasks/{task_id}/explain")
+    if as_json:
+        print_json(told)
+        return
+    screen = console()
+    where = f"{told['status']}, {told['step'] or 'in no step'}, attempt {told['attempt']}"
+    screen.print(f"{coloured(told['status'])} ({escape(where)}), since {clock(told['since'])}")
+    screen.print(escape(told["waits_for"]["text"]))
+    if told["next"]:
+        screen.print(f"[dim]when it comes[/]  {escape(told['next']['text'])}")
+    if told["on_failure"]:
+        until = f"at {clock(told['until'])}" if told["until"] else "if it does not"
+        screen.print(f"[dim]{until}[/]  {escape(told['on_failure']['text'])}")
+
+
+@app.command()
 def events(
     task_id: TaskId,
     from_seq: Annotated[int, typer.Option(min=1, help="Start at this number.")] = 1,

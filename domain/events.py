@@ -126,7 +126,7 @@ def changes(event: NewEvent | Event) -> dict[str, Any]:
     """Return the columns of the task's row that this event sets, as JSON values."""
     row: dict[str, Any] = {key: event.data.get(key) for key in _FROM_DATA.get(event.type, ())}
     if event.type in _ENTERS_STEP:
-        row["step"] = event.step
+        row |= {"step": event.step, "step_started_at": event.ts}
     if event.type is EventType.TASK_PAUSED:
         row["paused"] = True
     if event.type is EventType.TASK_RESUMED:
@@ -141,6 +141,7 @@ def changes(event: NewEvent | Event) -> dict[str, Any]:
         row |= {
             "attempt": event.attempt,
             "step": None,
+            "step_started_at": None,
             "outcome": None,
             "paused": False,
             "exhausted": False,
@@ -151,7 +152,7 @@ def changes(event: NewEvent | Event) -> dict[str, Any]:
     if status is TaskStatus.IN_PROGRESS:
         row["started_at"] = event.ts
     if status.terminal:
-        row |= {"outcome": status, "step": None, "paused": False, "finished_at": event.ts}
+        row |= {"outcome": status, "step": None, "step_started_at": None, "paused": False, "finished_at": event.ts}
     if status is TaskStatus.COMPLETED:
         row["error"] = None
     return row
@@ -162,6 +163,7 @@ class Folded(BaseModel):
 
     status: TaskStatus = TaskStatus.READY
     step: Step | None = None
+    step_started_at: datetime | None = None
     outcome: TaskStatus | None = None
     attempt: int = 1
     paused: bool = False

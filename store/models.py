@@ -82,6 +82,10 @@ class Base(DeclarativeBase):
     }
 
 
+# What the reconciler goes through.
+OPEN = "status IN ('queued', 'delegated', 'in_progress')"
+
+
 class Task(Base):
     """The mirror's canonical row of a task."""
 
@@ -92,6 +96,7 @@ class Task(Base):
     name: Mapped[str]
     status: Mapped[str]
     step: Mapped[str | None]
+    step_started_at: Mapped[datetime | None]
     outcome: Mapped[str | None]
     attempt: Mapped[int] = mapped_column(server_default="1")
     max_attempts: Mapped[int] = mapped_column(server_default="1")
@@ -114,6 +119,7 @@ class Task(Base):
     updated_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    checked_at: Mapped[datetime | None]
     __table_args__ = (
         one_of("status", TaskStatus),
         one_of("step", Step),
@@ -124,6 +130,8 @@ class Task(Base):
         Index("tasks_exhausted_ix", "project", "id", postgresql_where=text("exhausted")),
         Index(None, "run_id", postgresql_where=text("run_id IS NOT NULL")),
         Index(None, "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
+        Index("tasks_open_ix", "checked_at", postgresql_where=text(OPEN)),
+        Index(None, "finished_at"),
     )
 
 

@@ -23,6 +23,7 @@ COLUMNS: Final = (
     Task.name,
     Task.status,
     Task.step,
+    Task.step_started_at,
     Task.outcome,
     Task.attempt,
     Task.max_attempts,

@@ -48,6 +48,7 @@ class Links(BaseModel):
     self: str
     events: str
     attempts: str
+    explain: str
     logs: str
     artifacts: str
     cancel: str
@@ -65,6 +66,7 @@ class TaskOut(BaseModel):
     run_id: str | None
     status: TaskStatus
     step: Step | None
+    step_started_at: datetime | None
     outcome: TaskStatus | None
     attempt: int
     max_attempts: int
@@ -106,6 +108,7 @@ def represent(row: Mapping[str, Any], gateway: Gateway) -> dict[str, Any]:
         **row,
         "workflow_id": workflow_id(task, attempt) if begun else None,
         "temporal_url": gateway.url(task, attempt) if begun else None,
+        "step_started_at": rfc3339(row["step_started_at"]),
         "cancel_requested_at": rfc3339(row["cancel_requested_at"]),
         "created_at": rfc3339(row["created_at"]),
         "updated_at": rfc3339(row["updated_at"]),
@@ -115,6 +118,7 @@ def represent(row: Mapping[str, Any], gateway: Gateway) -> dict[str, Any]:
             "self": path,
             "events": f"{path}/events",
             "attempts": f"{path}/attempts",
+            "explain": f"{path}/explain",
             "logs": f"{path}/logs",
             "artifacts": f"{path}/artifacts",
             "cancel": f"{path}/cancel",

@@ -40,8 +40,8 @@ BEGIN
     r.version := 0;
   END IF;
   UPDATE tasks SET
-    status = r.status, step = r.step, outcome = r.outcome, attempt = r.attempt, paused = r.paused,
-    exhausted = r.exhausted,
+    status = r.status, step = r.step, step_started_at = r.step_started_at, outcome = r.outcome,
+    attempt = r.attempt, paused = r.paused, exhausted = r.exhausted,
     result = r.result, error = r.error, workspace_id = r.workspace_id, node_id = r.node_id,
     version = r.version, last_seq = r.last_seq, updated_at = r.updated_at,
     started_at = r.started_at, finished_at = r.finished_at

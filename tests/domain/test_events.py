@@ -105,7 +105,7 @@ def test_an_event_without_a_status_changes_little(kind: EventType) -> None:
     history = History()
     event = history.add(kind, step=Step.RUNNING, error={"code": "x"})
     expected: dict[EventType, dict[str, Any]] = {
-        EventType.STEP_STARTED: {"step": "running"},
+        EventType.STEP_STARTED: {"step": "running", "step_started_at": event.ts},
         EventType.TASK_PAUSED: {"paused": True},
         EventType.TASK_RESUMED: {"paused": False},
         EventType.TASK_RETRIES_EXHAUSTED: {"exhausted": True},
