@@ -1,0 +1,158 @@
+"""Takes the snapshot: rows, logs, executions, disks, process tables, and the lines that commands wrote."""
+
+import contextlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+from sqlalchemy import select
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.common import SearchAttributeKey
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError
+
+from domain.events import Event
+from domain.names import NodeId, TaskId, workflow_id
+from store.engine import Database
+from store.models import Base, Callback, EventRow, Ledger, Node, Outbox, Task, Waiter, Workspace
+from tests.faults.snapshot import Created, Effect, Execution, Place, Read, Recovery, Row, Snapshot, Told
+from workspaces.processes import MARK
+
+PROBLEMS: Final = SearchAttributeKey.for_keyword_list("TemporalReportedProblems")
+
+# The engine reports a problem after more failures in a row; a task that has failed this often will.
+STUCK_TRIES: Final = 3
+
+
+@dataclass
+class Witness:
+    """What those outside were told, collected while it happens."""
+
+    created: list[Created] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
+    reads: list[Read] = field(default_factory=list)
+    recoveries: list[Recovery] = field(default_factory=list)
+
+
+async def collect(
+    database: Database,
+    witness: Witness | None = None,
+    *,
+    client: Client | None = None,
+    nodes: Mapping[NodeId, Path] | None = None,
+    effects: Path | None = None,
+) -> Snapshot:
+    """Return what there is now; without a client or nodes there is nothing of them in it."""
+    seen = witness or Witness()
+    async with database.read() as connection:
+
+        async def rows(table: type[Base]) -> list[Row]:
+            return [dict(row) for row in (await connection.execute(select(table.__table__))).mappings()]
+
+        tasks = {row["id"]: row for row in await rows(Task)}
+        logs: dict[str, list[Event]] = defaultdict(list)
+        ordered = select(EventRow.__table__).order_by(EventRow.task_id, EventRow.seq)
+        for row in (await connection.execute(ordered)).mappings():
+            known = {name: value for name, value in row.items() if name != "key"}
+            logs[row["task_id"]].append(Event.model_validate({**known, "run_id": None}))
+        ledger, workspaces, registered = await rows(Ledger), await rows(Workspace), await rows(Node)
+        waiters, outbox, inbox = await rows(Waiter), await rows(Outbox), await rows(Callback)
+    names = [
+        workflow_id(TaskId(task), number) for task, row in tasks.items() for number in range(1, row["attempt"] + 1)
+    ]
+    return Snapshot(
+        created=seen.created,
+        told=seen.told,
+        reads=seen.reads,
+        recoveries=seen.recoveries,
+        tasks=tasks,
+        logs=logs,
+        ledger=ledger,
+        workspaces=workspaces,
+        nodes=registered,
+        waiters=waiters,
+        outbox=outbox,
+        inbox=inbox,
+        executions=await executions(client, names) if client else {},
+        effects=effects_in(effects) if effects else (),
+        places=places(nodes or {}, {workspace["id"] for workspace in workspaces}),
+    )
+
+
+async def executions(client: Client, names: Sequence[str]) -> dict[str, Execution]:
+    """Describe these workflows by id, and those that the engine lists beside them."""
+    runs: Counter[str] = Counter()
+    async for listed in client.list_workflows("WorkflowType = 'TaskRunner'"):
+        if listed.status is not WorkflowExecutionStatus.CONTINUED_AS_NEW:
+            runs[listed.id] += 1
+    found = {}
+    for name in {*names, *runs}:
+        with contextlib.suppress(RPCError):  # never started
+            described = await client.get_workflow_handle(name).describe()
+            status = described.status.name if described.status else "UNKNOWN"
+            error = await _error(client, name) if status == "FAILED" else None
+            problems = list(described.typed_search_attributes.get(PROBLEMS) or ())
+            tries = described.raw_description.pending_workflow_task.attempt
+            if tries >= STUCK_TRIES:
+                problems.append(f"a workflow task in its try {tries}")
+            found[name] = Execution(
+                workflow_id=name, status=status, error=error, problems=tuple(problems), runs=max(runs[name], 1)
+            )
+    return found
+
+
+async def _error(client: Client, name: str) -> str | None:
+    try:
+        await client.get_workflow_handle(name).result()
+    except WorkflowFailureError as failure:
+        cause = failure.cause
+        return cause.type if isinstance(cause, ApplicationError) else type(cause).__name__
+    return None
+
+
+def effects_in(file: Path) -> list[Effect]:
+    """Read the lines of commands: task, attempt, turn, workspace, what."""
+    lines = (line.split() for line in file.read_text().splitlines()) if file.exists() else ()
+    return [
+        Effect(task=task, attempt=int(attempt), turn=int(turn), workspace=workspace, what=what)
+        for task, attempt, turn, workspace, what in lines
+    ]
+
+
+def places(nodes: Mapping[NodeId, Path], known: Iterable[str]) -> list[Place]:
+    """Look at each node's disk; processes count where their workspace is, or where none is, at the first node."""
+    directories = {node: _names(path / "workspaces") for node, path in nodes.items()}
+    ours = set(known) | {name for names in directories.values() for name in names}
+    processes: dict[str, list[int]] = defaultdict(list)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            marked = process.environ().get(MARK)
+            if marked in ours and process.status() != psutil.STATUS_ZOMBIE:
+                processes[str(marked)].append(process.pid)
+    looked = []
+    for number, (node, path) in enumerate(nodes.items()):
+        here = {
+            workspace: pids
+            for workspace, pids in processes.items()
+            if workspace in directories[node]
+            or (number == 0 and not any(workspace in names for names in directories.values()))
+        }
+        buried = _names(path / "workspaces" / ".destroyed", folders=False)
+        looked.append(Place(node=node, directories=directories[node], buried=buried, processes=here))
+    return looked
+
+
+def _names(folder: Path, *, folders: bool = True) -> frozenset[str]:
+    if not folder.is_dir():
+        return frozenset()
+    return frozenset(
+        entry.name for entry in folder.iterdir() if entry.is_dir() is folders and not entry.name.startswith(".")
+    )
+
+
+def rows_of(snapshot: Snapshot, **wanted: Any) -> list[Row]:
+    """Return the tasks whose rows have these values."""
+    return [row for row in snapshot.tasks.values() if all(row[name] == value for name, value in wanted.items())]

@@ -1,0 +1,181 @@
+"""The invariants are functions of a snapshot: a whole one has no violation, each thing that is wrong has one."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from domain.events import Event, EventSource, EventType, fold
+from domain.lifecycle import Step
+from domain.names import TaskId
+from tests.faults.checker import INVARIANTS, check, name_of
+from tests.faults.snapshot import Created, Effect, Execution, Place, Read, Recovery, Snapshot, Told
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+TASK, SPACE = "task", "space"
+
+
+def log_of(*entries: tuple[EventType, Step | None, dict[str, Any]]) -> list[Event]:
+    """Return a log of one attempt."""
+    return [
+        Event(
+            task_id=TaskId(TASK),
+            run_id=None,
+            attempt=1,
+            seq=seq,
+            ts=NOW,
+            type=kind,
+            source=EventSource.WORKFLOW,
+            step=step,
+            data=data,
+        )
+        for seq, (kind, step, data) in enumerate(entries, 1)
+    ]
+
+
+LOG = log_of(
+    (EventType.TASK_CREATED, None, {}),
+    (EventType.TASK_QUEUED, None, {}),
+    (EventType.STEP_STARTED, Step.NODE_SELECTION, {}),
+    (EventType.STEP_FINISHED, Step.NODE_SELECTION, {"outcome": "done"}),
+    (EventType.TASK_DELEGATED, Step.NODE_SELECTION, {"workspace_id": SPACE, "node_id": "n"}),
+    (EventType.WORKSPACE_READY, None, {"details": {"nonce": "r"}}),
+    (EventType.TASK_STARTED, None, {}),
+    (EventType.AGENT_FINISHED, None, {"turn": 1, "exit_code": 0}),
+    (EventType.TASK_COMPLETED, None, {"result": {"nonce": "f"}}),
+)
+
+
+def whole() -> Snapshot:
+    """Return what one completed local task leaves behind."""
+    row = fold(LOG).model_dump() | {"id": TASK, "labels": {"item": "i"}, "spec": {}}
+    entry = {"task_id": TASK, "attempt": 1, "state": "released", "node_id": "n"}
+    return Snapshot(
+        created=[Created(item="i", task=TASK)],
+        told=[told(kind="ready", nonce="r"), told(kind="finished", nonce="f")],
+        reads=[Read(reader="r", task=TASK, seqs=tuple(range(1, 10)), types=tuple(str(each.type) for each in LOG))],
+        tasks={TASK: row},
+        logs={TASK: LOG},
+        ledger=[entry | {"tag": SPACE, "kind": "workspace"}, entry | {"tag": "slot", "kind": "slot"}],
+        workspaces=[{"id": SPACE, "task_id": TASK, "attempt": 1, "status": "released"}],
+        nodes=[{"id": "n", "used": 0, "slots": 1, "status": "ready", "labels": {}}],
+        inbox=[inbox(kind="ready"), inbox(kind="finished")],
+        executions={f"task-{TASK}-a1": Execution(workflow_id=f"task-{TASK}-a1", status="COMPLETED")},
+        effects=[effect("prepare"), effect("start"), effect("stop")],
+        places=[Place(node="n", buried=frozenset({SPACE}))],
+        recoveries=[Recovery(fault="a death", took=1, within=2)],
+    )
+
+
+def told(**more: Any) -> Told:
+    """Return an answer to a callback."""
+    known: dict[str, Any] = {"task": TASK, "workspace": SPACE, "attempt": 1, "turn": 1, "status": 200}
+    return Told(**(known | more))
+
+
+def inbox(**more: Any) -> dict[str, Any]:
+    """Return an inbox row."""
+    return {"workspace_id": SPACE, "task_id": TASK, "attempt": 1, "body": {}, "delivered_at": NOW} | more
+
+
+def effect(what: str) -> Effect:
+    """Return a command's line."""
+    return Effect(task=TASK, attempt=1, turn=1, workspace=SPACE, what=what)
+
+
+def row(**more: Any) -> Mapping[str, Mapping[str, Any]]:
+    """Return the task's row with something else in it."""
+    return {TASK: dict(whole().tasks[TASK]) | more}
+
+
+def execution(**more: Any) -> Mapping[str, Execution]:
+    """Return the execution with something else in it."""
+    return {name: replace(each, **more) for name, each in whole().executions.items()}
+
+
+def entries(**more: Any) -> list[dict[str, Any]]:
+    """Return the ledger with something else in each entry."""
+    return [dict(entry) | more for entry in whole().ledger]
+
+
+def log_with(kind: EventType, step: Step | None = None, **data: Any) -> Mapping[str, list[Event]]:
+    """Return the log with one more event after its end."""
+    return {TASK: log_of(*((each.type, each.step, each.data) for each in LOG), (kind, step, data))}
+
+
+WRONG: dict[str, tuple[int, dict[str, Any]]] = {
+    "nothing was created": (1, {"created": []}),
+    "no answer": (1, {"created": [Created(item="i", task=None)]}),
+    "acknowledged and gone": (1, {"created": [Created(item="i", task="other")]}),
+    "not ended": (1, {"tasks": row(status="in_progress")}),
+    "two agents in turn": (2, {"effects": [*whole().effects, effect("start")]}),
+    "two agents at once": (2, {"effects": [*whole().effects, effect("double")]}),
+    "no agent": (2, {"effects": []}),
+    "two executions": (2, {"executions": execution(runs=2)}),
+    "a gap": (3, {"logs": {TASK: [*LOG[:4], *LOG[5:]]}}),
+    "a row that is not its log": (3, {"tasks": row(step="running")}),
+    "an event after the end": (3, {"logs": log_with(EventType.DEBUG_TRACE), "tasks": row(last_seq=10)}),
+    "a step that does not follow": (
+        3,
+        {
+            "logs": {
+                TASK: log_of(
+                    *((e.type, Step.RUNNING if e.seq == 4 else e.step, e.data) for e in LOG[:4]),
+                    (EventType.STEP_STARTED, Step.WORKSPACE_READY, {}),
+                )
+            }
+        },
+    ),
+    "failed there": (4, {"executions": execution(status="FAILED")}),
+    "cancelled there": (4, {"executions": execution(status="CANCELED")}),
+    "terminated there": (4, {"executions": execution(status="TERMINATED")}),
+    "running there": (4, {"executions": execution(status="RUNNING")}),
+    "unknown there": (4, {"executions": {}}),
+    "unknown here": (
+        4,
+        {"executions": {**whole().executions, "task-x-a1": Execution(workflow_id="task-x-a1", status="COMPLETED")}},
+    ),
+    "a reader that missed one": (
+        5,
+        {"reads": [Read(reader="r", task=TASK, seqs=(1, 3), types=("task.created", "step.started"))]},
+    ),
+    "a forgery that was taken": (6, {"told": [told(kind="ready", nonce="x", ours=False)]}),
+    "a refusal with an effect": (6, {"told": [told(kind="ready", nonce="r", status=409)]}),
+    "two contents": (6, {"told": [*whole().told, told(kind="ready", nonce="x")]}),
+    "ready without a row": (6, {"inbox": []}),
+    "an open entry": (7, {"ledger": entries(state="created")}),
+    "a workspace without an entry": (7, {"ledger": []}),
+    "a workspace that was not released": (7, {"workspaces": [dict(whole().workspaces[0]) | {"status": "stopping"}]}),
+    "a slot that nobody holds": (7, {"nodes": [dict(whole().nodes[0]) | {"used": 1}]}),
+    "a waiter that is over": (7, {"waiters": [{"task_id": TASK, "attempt": 1, "granted": "n", "labels": {}}]}),
+    "an intent that is over": (7, {"outbox": [{"task_id": TASK, "attempt": 1, "kind": "start"}]}),
+    "an undelivered callback": (7, {"inbox": [inbox(kind="ready", delivered_at=None)]}),
+    "a directory": (7, {"places": [Place(node="n", directories=frozenset({SPACE}))]}),
+    "a directory of nobody": (7, {"places": [Place(node="n", directories=frozenset({"x"}))]}),
+    "a process": (7, {"places": [Place(node="n", processes={SPACE: [1]})]}),
+    "a grave of nobody": (7, {"places": [Place(node="n", buried=frozenset({"x"}))]}),
+    "a problem": (8, {"executions": execution(problems=("category=WorkflowTaskFailed",))}),
+    "too slow": (9, {"recoveries": [Recovery(fault="a death", took=3, within=2)]}),
+}
+
+
+def test_a_whole_snapshot_has_no_violation() -> None:
+    """Nine invariants, nothing found."""
+    assert check(whole()) == {name: [] for name in INVARIANTS}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_found(name: str) -> None:
+    """At least one violation of that invariant."""
+    number, wrong = WRONG[name]
+    assert check(replace(whole(), **wrong))[name_of(number)]
+
+
+def test_a_forced_end_was_terminated() -> None:
+    """What the reconciler ended is TERMINATED in the engine, and not COMPLETED."""
+    last = LOG[-1].model_copy(update={"type": EventType.TASK_CANCELLED, "source": EventSource.RECONCILER})
+    forced = replace(whole(), logs={TASK: [*LOG[:-1], last]})
+    assert check(forced)[name_of(4)]
+    assert not check(replace(forced, executions=execution(status="TERMINATED")))[name_of(4)]
