@@ -23,6 +23,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from activities.dispatch import Dispatcher
 from activities.failures import FailureInterceptor
+from activities.ledger import LedgerKeeper
 from activities.mirror import Mirror
 from activities.node import NodeWork
 from activities.placement import Placement
@@ -31,6 +32,7 @@ from domain.names import CONTROL_QUEUE, NodeId, node_queue, supervise_queue
 from domain.spec import Provider
 from settings import Settings
 from store.engine import Database
+from workflows.cleanup import Cleanup
 from workflows.gateway import Gateway
 from workflows.ports import NodeActivities
 from workflows.task_runner import TaskRunner
@@ -73,11 +75,12 @@ def process_name() -> str:
 
 
 def control_worker(client: Client, database: Database, dispatcher: Dispatcher, **options: Any) -> Worker:
-    """Return the worker of the TaskRunners and of the mirror."""
+    """Return the worker of the TaskRunners and their Cleanups, and of the mirror."""
     placement, mirror = Placement(database, dispatcher), Mirror(database, dispatcher)
+    ledger = LedgerKeeper(database, dispatcher)
     defaults: dict[str, Any] = {
         "task_queue": CONTROL_QUEUE,
-        "workflows": [TaskRunner],
+        "workflows": [TaskRunner, Cleanup],
         "workflow_runner": SANDBOX,
         "interceptors": [FailureInterceptor()],
         "max_cached_workflows": 1000,
@@ -96,6 +99,8 @@ def control_worker(client: Client, database: Database, dispatcher: Dispatcher, *
             placement.wait_for_slot,
             placement.wait_for_node,
             placement.reserve_workspace,
+            ledger.held,
+            ledger.release,
         ],
         **(defaults | options),
     )

@@ -133,6 +133,7 @@ class Dispatcher:
                 intent.task_id, intent.attempt, intent.name or "", SlotGranted.model_validate(intent.body or {})
             ),
             OutboxKind.CANCEL: lambda: self._gateway.cancel(intent.task_id, intent.attempt),
+            OutboxKind.CLEANUP: lambda: self._gateway.clean_up(intent.task_id, intent.attempt, self._policy),
         }
         result = await senders[intent.kind]()
         if result is Sent.UNREACHABLE or (result is Sent.NOT_FOUND and await self._not_started_yet(intent)):

@@ -26,12 +26,16 @@ class Mirror(MirrorActivities):
 
     @activity.defn
     async def conclude(self, conclusion: Conclusion) -> Answer:
-        """Write the end; those who were granted a slot by it hear so at once."""
+        """Write the end; those who were granted a slot by it, and the Cleanup, hear so at once."""
         async with self._database.commit("mirror.conclude") as connection:
             answer = await mirror.conclude(
-                connection, conclusion, destroyed=conclusion.destroyed, next_attempt_at=conclusion.next_attempt_at
+                connection,
+                conclusion,
+                destroyed=conclusion.destroyed,
+                next_attempt_at=conclusion.next_attempt_at,
+                lease=conclusion.lease,
             )
         self._dispatcher.grown(conclusion.task_id)
-        if answer["granted"]:
+        if answer["granted"] or not conclusion.destroyed:
             self._dispatcher.poke()
         return Answer.model_validate(answer)

@@ -3,7 +3,7 @@
 A field that is added later has a default: histories written before it must still replay.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -97,11 +97,13 @@ class Answer(BaseModel):
 class Conclusion(Flush):
     """The last flush of an attempt: what it held is released in the transaction that ends it.
 
-    `next_attempt_at` is set when a try is left: the task goes back to `queued` with a new start intent.
+    `next_attempt_at` is set when a try is left: the task goes back to `queued` with a new start intent. `lease` is set
+    when the workspace may live on: its agent stops by itself when the lease has run out, and no other starts before.
     """
 
     destroyed: bool = True
     next_attempt_at: datetime | None = None
+    lease: timedelta | None = None
 
 
 # --- placement ------------------------------------------------------------------------------------------------
@@ -247,6 +249,52 @@ class WorkspaceFacts(BaseModel):
     workspace_id: WorkspaceId
     exists: bool
     details: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+# --- the ledger -----------------------------------------------------------------------------------------------
+
+
+class AttemptRef(BaseModel):
+    """Name an attempt, as the owner of what the ledger says is held."""
+
+    task_id: TaskId
+    attempt: int
+
+
+class HeldWorkspace(BaseModel):
+    """A workspace that is to be destroyed, and where it is."""
+
+    workspace_id: WorkspaceId
+    provider: str
+    node_id: NodeId
+
+
+class Held(BaseModel):
+    """What an attempt holds on nodes; nothing is told of one that is `live`."""
+
+    live: bool = False
+    workspaces: list[HeldWorkspace] = Field(default_factory=list)
+
+
+class Released(BaseModel):
+    """Whether an attempt's entries were released: not of one that is `live`. `granted` waiters got its slots."""
+
+    live: bool = False
+    granted: int = 0
+
+
+class CleanupOrder(AttemptRef):
+    """The argument of a Cleanup."""
+
+    policy: Policy = Policy()
+
+
+class CleanupResult(BaseModel):
+    """What a Cleanup destroyed; nothing when the attempt is `live`."""
+
+    live: bool = False
+    destroyed: list[WorkspaceId] = Field(default_factory=list)
+    granted: int = 0
 
 
 # --- the TaskRunner -------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ AttachmentId = NewType("AttachmentId", str)
 DEFAULT_PROJECT: Final = ProjectId("default")
 
 TASK_RUNNER: Final = "TaskRunner"
+CLEANUP: Final = "Cleanup"
 CONTROL_QUEUE: Final = "taskrunner"
 
 
@@ -29,6 +30,11 @@ def supervise_queue(node_id: NodeId) -> str:
 def workflow_id(task_id: TaskId, attempt: int) -> str:
     """Return the id of the workflow that is this attempt."""
     return f"task-{task_id}-a{attempt}"
+
+
+def cleanup_id(task_id: TaskId, attempt: int) -> str:
+    """Return the id of the workflow that releases what this attempt still holds."""
+    return f"cleanup-{task_id}-a{attempt}"
 
 
 class SignalName(StrEnum):

@@ -27,6 +27,7 @@ FUNCTIONS = (
     "grant_slots",
     "release_attempt",
     "conclude_task",
+    "end_attempt",
     "reserve_workspace",
     "wait_for_slot",
     "receive_callback",

@@ -4,7 +4,7 @@ The logic is in `functions/*.sql`, under the row's lock; here are the calls.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import text
@@ -17,7 +17,10 @@ from store import jsonb
 
 _FLUSH = text("SELECT flush_task(:task, :attempt, :version, CAST(:events AS jsonb))")
 _CONCLUDE = text(
-    "SELECT conclude_task(:task, :attempt, :version, CAST(:events AS jsonb), :destroyed, CAST(:due AS timestamptz))"
+    "SELECT conclude_task(:task, :attempt, :version, CAST(:events AS jsonb), :destroyed, CASE"
+    # By the database's clock, from this write on: until now the workspace may have heard that its attempt is live.
+    " WHEN CAST(:due AS timestamptz) IS NOT NULL"
+    " THEN greatest(CAST(:due AS timestamptz), clock_timestamp() + CAST(:lease AS interval)) END)"
 )
 _RESERVE = text(
     "SELECT reserve_workspace(:task, :attempt, :version, CAST(:events AS jsonb), :workspace, :visit, :provider, :node)"
@@ -72,10 +75,19 @@ async def flush(connection: AsyncConnection, batch: Flush) -> dict[str, Any]:
 
 
 async def conclude(
-    connection: AsyncConnection, batch: Flush, *, destroyed: bool, next_attempt_at: datetime | None
+    connection: AsyncConnection,
+    batch: Flush,
+    *,
+    destroyed: bool,
+    next_attempt_at: datetime | None,
+    lease: timedelta | None = None,
 ) -> dict[str, Any]:
-    """Apply an attempt's last batch and release what it held; `granted` counts the waiters who got its slots."""
-    return await _call(connection, _CONCLUDE, _fence(batch) | {"destroyed": destroyed, "due": next_attempt_at})
+    """Apply an attempt's last batch and release what it held; `granted` counts the waiters who got its slots.
+
+    The next attempt is due at `next_attempt_at`, and not before `lease` has run out from now on.
+    """
+    parameters = {"destroyed": destroyed, "due": next_attempt_at, "lease": lease}
+    return await _call(connection, _CONCLUDE, _fence(batch) | parameters)
 
 
 async def reserve(

@@ -42,6 +42,8 @@ class OutboxKind(StrEnum):
     START = "start"
     SIGNAL = "signal"
     CANCEL = "cancel"
+    FORCE = "force"
+    CLEANUP = "cleanup"
 
 
 class LedgerState(StrEnum):

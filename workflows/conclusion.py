@@ -29,8 +29,12 @@ async def conclude(attempt: Attempt) -> None:
     """Write the end, release what the ledger says is held, and store the next attempt's start: one transaction."""
     next_at = _emit_end(attempt)
     attempt.concluding = True
+    pending = attempt.state.cleanup_pending
     conclusion = Conclusion(
-        **attempt.batch().model_dump(), destroyed=not attempt.state.cleanup_pending, next_attempt_at=next_at
+        **attempt.batch().model_dump(),
+        destroyed=not pending,
+        next_attempt_at=next_at,
+        lease=attempt.policy.supervision.lease if pending else None,
     )
     try:
         answer = await attempt.mirror(MirrorActivities.conclude, conclusion)
@@ -51,6 +55,9 @@ def _emit_end(attempt: Attempt) -> datetime | None:
     if will_retry(attempt):
         jitter = 0.5 + workflow.random().random()
         delay = attempt.spec.retry.delay_after(number) * jitter
+        if state.cleanup_pending:
+            # The old agent may live on where nobody reaches it, until its lease runs out: never two on one task.
+            delay = max(delay, attempt.policy.supervision.lease)
         next_at = workflow.now() + delay
         attempt.emit(EventType.ATTEMPT_FAILED, error=error, duration_seconds=duration, **cleanup)
         attempt.emit(EventType.TASK_QUEUED, attempt=number + 1, reason="retry", not_before=next_at.isoformat())

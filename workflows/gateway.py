@@ -21,8 +21,18 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from domain.failpoints import boundary
 from domain.lifecycle import TaskStatus
-from domain.messages import CallbackSignal, NodeReady, RunnerInput, SlotGranted
-from domain.names import CONTROL_QUEUE, TASK_RUNNER, SearchAttribute, SignalName, TaskId, workflow_id
+from domain.messages import CallbackSignal, CleanupOrder, NodeReady, RunnerInput, SlotGranted
+from domain.names import (
+    CLEANUP,
+    CONTROL_QUEUE,
+    TASK_RUNNER,
+    SearchAttribute,
+    SignalName,
+    TaskId,
+    cleanup_id,
+    workflow_id,
+)
+from domain.policy import Policy
 
 STATUS: Final = SearchAttributeKey.for_keyword(SearchAttribute.TASK_STATUS)
 PROJECT: Final = SearchAttributeKey.for_keyword(SearchAttribute.PROJECT_ID)
@@ -99,6 +109,26 @@ class Gateway:
         try:
             with boundary("engine.cancel"):
                 await self._handle(task, attempt).cancel(rpc_timeout=SIGNAL_LIMIT)
+        except (RPCError, RuntimeError) as error:
+            return _unreachable(error)
+        return Sent.DELIVERED
+
+    async def clean_up(self, task: TaskId, attempt: int, policy: Policy) -> Sent:
+        """Start the Cleanup of an attempt; one that is at work is left to go on, one that has ended begins again."""
+        try:
+            with boundary("engine.clean_up"):
+                await self._client.start_workflow(
+                    CLEANUP,
+                    CleanupOrder(task_id=task, attempt=attempt, policy=policy),
+                    id=cleanup_id(task, attempt),
+                    task_queue=self._queue,
+                    task_timeout=TASK_TIMEOUT,
+                    id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                    id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                    static_summary=f"clean up after attempt {attempt}",
+                    static_details=f"Releases what `{workflow_id(task, attempt)}` still holds, as the ledger says.",
+                    rpc_timeout=START_LIMIT,
+                )
         except (RPCError, RuntimeError) as error:
             return _unreachable(error)
         return Sent.DELIVERED

@@ -15,12 +15,15 @@ from domain.messages import (
     AgentStarted,
     Answer,
     AttachmentOrder,
+    AttemptRef,
     Conclusion,
     Flush,
+    Held,
     NodeChoice,
     NodeQuery,
     NodeWait,
     NodeWaitAnswer,
+    Released,
     Reservation,
     ReservationAnswer,
     SlotWait,
@@ -67,6 +70,20 @@ class PlacementActivities(ABC):
     @abstractmethod
     async def reserve_workspace(self, reservation: Reservation) -> ReservationAnswer:
         """Reserve slot and workspace, write the ledger's intents, delegate the task."""
+
+
+class LedgerActivities(ABC):
+    """What an attempt that has ended still holds, on the control worker."""
+
+    @activity.defn
+    @abstractmethod
+    async def held(self, attempt: AttemptRef) -> Held:
+        """Say which workspaces are to be destroyed; nothing of an attempt that is live."""
+
+    @activity.defn
+    @abstractmethod
+    async def release(self, attempt: AttemptRef) -> Released:
+        """Release ledger entries and slots, and grant those to who waits; nothing of an attempt that is live."""
 
 
 class NodeActivities(ABC):

@@ -1,6 +1,6 @@
 """How the suites take, wait for and release slots."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from domain.events import EventType, NewEvent
@@ -56,12 +56,17 @@ async def conclude(
     attempt: int = 1,
     destroyed: bool = True,
     due: datetime | None = None,
+    lease: timedelta | None = None,
 ) -> dict[str, Any]:
     """Write the end of an attempt: failed, unless other events are given."""
     ending = events or (event(EventType.TASK_FAILED, error={"code": "end"}, attempt=attempt),)
     async with database.commit("test") as connection:
         return await mirror.conclude(
-            connection, batch(task, version, *ending, attempt=attempt), destroyed=destroyed, next_attempt_at=due
+            connection,
+            batch(task, version, *ending, attempt=attempt),
+            destroyed=destroyed,
+            next_attempt_at=due,
+            lease=lease,
         )
 
 

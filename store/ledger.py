@@ -1,0 +1,56 @@
+"""The ledger of an attempt that has ended: what it still holds, and its release.
+
+An attempt that has ended never lives again and can reserve nothing, so what it holds only becomes less: whoever reads
+it here, destroys it and releases it, has seen all of it.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.lifecycle import TERMINAL
+from domain.messages import HeldWorkspace
+from domain.names import TaskId
+from domain.spec import Provider
+from store.models import Ledger, LedgerKind, LedgerState, Task
+
+OPEN: Final = (LedgerState.INTENT.value, LedgerState.CREATED.value)
+_RELEASE: Final = text("SELECT release_attempt(:task, :attempt, true)")
+
+
+async def held(connection: AsyncConnection, task: TaskId, attempt: int) -> Sequence[HeldWorkspace] | None:
+    """Return the workspaces that are to be destroyed; None while the attempt is live. Locks the task's row.
+
+    A workspace of an `external` provider is somebody else's: there is nothing to destroy.
+    """
+    if await _live(connection, task, attempt):
+        return None
+    statement = (
+        select(Ledger.tag.label("workspace_id"), Ledger.provider, Ledger.node_id)
+        .where(
+            Ledger.task_id == task,
+            Ledger.attempt == attempt,
+            Ledger.kind == LedgerKind.WORKSPACE,
+            Ledger.state.in_(OPEN),
+            Ledger.provider != Provider.EXTERNAL,
+            Ledger.node_id.is_not(None),
+        )
+        .order_by(Ledger.tag)
+    )
+    return [HeldWorkspace.model_validate(dict(row)) for row in (await connection.execute(statement)).mappings()]
+
+
+async def release(connection: AsyncConnection, task: TaskId, attempt: int) -> int | None:
+    """Release all that an ended attempt holds and grant its slots; returns to how many, or None while it is live."""
+    if await _live(connection, task, attempt):
+        return None
+    return int((await connection.execute(_RELEASE, {"task": task, "attempt": attempt})).scalar_one())
+
+
+async def _live(connection: AsyncConnection, task: TaskId, attempt: int) -> bool:
+    """Whether the attempt may still write, under its row's lock. The ledger outlives a task that was deleted."""
+    statement = select(Task.attempt, Task.status).where(Task.id == task).with_for_update(key_share=True)
+    row = (await connection.execute(statement)).one_or_none()
+    return row is not None and row.attempt == attempt and row.status not in TERMINAL
