@@ -4,23 +4,22 @@ A watcher has a cursor of its own. What is new is read once and shared; what is 
 """
 
 import asyncio
-import json
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.schemas.events import represent
 from domain.events import EVENT_OF_OUTCOME
 from domain.names import TaskId
 from store import feed, hints
 from store.engine import Database
+from store.feed import Entry
 
 log = structlog.get_logger()
 
@@ -41,11 +40,10 @@ class Frame:
     last: bool
 
 
-def frame(row: Mapping[str, Any]) -> Frame:
+def frame(entry: Entry) -> Frame:
     """Return the frame of an event: `id` is its `seq`, `event` its type, `data` the envelope on one line."""
-    envelope = json.dumps(represent(row), ensure_ascii=False, separators=(",", ":"))
-    text = f"id: {row['seq']}\nevent: {row['type']}\ndata: {envelope}\n\n"
-    return Frame(row["seq"], text.encode(), row["type"] in _ENDS)
+    text = f"id: {entry.seq}\nevent: {entry.type}\ndata: {entry.envelope}\n\n"
+    return Frame(entry.seq, text.encode(), entry.type in _ENDS)
 
 
 class Feed:
@@ -60,12 +58,12 @@ class Feed:
         self._bytes = 0
         self._grown = asyncio.Event()
 
-    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+    def append(self, entries: Iterable[Entry]) -> None:
         """Take in what is new, and wake who waits for it."""
-        for row in rows:
-            if row["seq"] == self.head + 1:
-                self._share(frame(row))
-                self.head = row["seq"]
+        for entry in entries:
+            if entry.seq == self.head + 1:
+                self._share(frame(entry))
+                self.head = entry.seq
         self.wake()
 
     def _share(self, new: Frame) -> None:
@@ -79,10 +77,15 @@ class Feed:
         self._grown.set()
         self._grown = asyncio.Event()
 
-    async def grown(self, cursor: int) -> None:
-        """Return when there is something at the cursor, or never will be."""
-        while self.head < cursor and not self.gone:
-            await self._grown.wait()
+    async def grown(self, cursor: int, *, within: float) -> bool:
+        """Return whether there is something at the cursor, or never will be, before so many seconds have passed."""
+        try:
+            async with asyncio.timeout(within):
+                while self.head < cursor and not self.gone:
+                    await self._grown.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def shared(self, cursor: int) -> list[Frame] | None:
         """Return the frames from the cursor on; None when they are not among those that are kept."""
@@ -131,11 +134,16 @@ class Feeds:
         """Return how many watch this task."""
         return self._feeds[task].watchers if task in self._feeds else 0
 
-    async def follow(self, found: Feed, first: int) -> AsyncIterator[list[Frame]]:
-        """Give the log's frames from `first` on, each once and in order, until the task is gone."""
+    async def follow(self, found: Feed, first: int, *, quiet: float) -> AsyncIterator[list[Frame]]:
+        """Give the log's frames from `first` on, each once and in order, until the task is gone.
+
+        Gives none after so many seconds in which none came.
+        """
         cursor = first
         while not found.gone:
-            await found.grown(cursor)
+            if not await found.grown(cursor, within=quiet):
+                yield []
+                continue
             frames = found.shared(cursor)
             if frames is None:
                 frames = await self._backlog(found.task, cursor)
@@ -145,8 +153,8 @@ class Feeds:
 
     async def _backlog(self, task: TaskId, first: int) -> list[Frame]:
         async with self._database.read() as connection:
-            rows = (await feed.new(connection, {task: first}, limit=PAGE))[task]
-        return [frame(row) for row in rows or ()]
+            entries = (await feed.new(connection, {task: first}, limit=PAGE))[task]
+        return [frame(entry) for entry in entries or ()]
 
     async def _read(self) -> None:
         async with aclosing(hints.listen(self._database, look_again=LOOK_AGAIN)) as grown:
@@ -163,9 +171,9 @@ class Feeds:
             firsts = {task: found.head + 1 for task, found in feeds.items()}
             async with self._database.read() as connection:
                 new = await feed.new(connection, firsts, limit=PAGE)
-            for task, rows in new.items():
-                if rows is None:
+            for task, entries in new.items():
+                if entries is None:
                     feeds[task].gone = True
-                if rows is None or rows:
-                    feeds[task].append(rows or ())
+                if entries is None or entries:
+                    feeds[task].append(entries or ())
             feeds = {task: found for task, found in feeds.items() if len(new.get(task) or ()) == PAGE}

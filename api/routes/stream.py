@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Query
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse
 from sse_starlette.sse import SendTimeoutError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -20,6 +20,7 @@ from store.feed import Head
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
 PING: Final = 15
+COMMENT: Final = b": still here\n\n"
 # A reader that takes nothing for so long is dropped; its cursor brings it back.
 STALLED: Final = 10
 PIECE: Final = 32 * 1024
@@ -62,8 +63,7 @@ async def stream(
         return Response(status_code=204)
     return Stream(
         _frames(ctx, caller.project, TaskId(task_id), cursor, head),
-        ping=PING,
-        ping_message_factory=lambda: ServerSentEvent(comment="still here"),
+        ping=0,  # a silence is ended by the frames themselves: a task less for each reader
         send_timeout=STALLED,
         sep="\n",
     )
@@ -71,7 +71,10 @@ async def stream(
 
 async def _frames(ctx: Context, project: ProjectId, task: TaskId, cursor: int, head: Head) -> AsyncIterator[bytes]:
     with ctx.feeds.watching(task, head.last_seq) as watched:
-        async for frames in ctx.feeds.follow(watched, cursor):
+        async for frames in ctx.feeds.follow(watched, cursor, quiet=PING):
+            if not frames:
+                yield COMMENT
+                continue
             for piece in _pieces(frames):
                 yield piece
             # The terminal event is the last one, unless a retry has come after it.
