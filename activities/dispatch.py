@@ -147,12 +147,10 @@ class Dispatcher:
     async def _start(self, intent: Intent, argument: RunnerInput | None) -> Sent:
         if argument is None:
             async with self._database.read() as connection:
-                row = await tasks.start_argument(connection, intent.task_id)
+                row = await tasks.start_argument(connection, intent.task_id, intent.attempt)
             if row is None:
                 return Sent.DELIVERED
-            argument = RunnerInput(
-                **{**row, "spec": TaskSpec.model_validate(row["spec"])}, attempt=intent.attempt, policy=self._policy
-            )
+            argument = RunnerInput(**{**row, "spec": TaskSpec.model_validate(row["spec"])}, policy=self._policy)
         return await self._gateway.start(argument)
 
     async def _not_started_yet(self, intent: Intent) -> bool:

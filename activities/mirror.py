@@ -34,6 +34,8 @@ class Mirror(MirrorActivities):
                 destroyed=conclusion.destroyed,
                 next_attempt_at=conclusion.next_attempt_at,
                 lease=conclusion.lease,
+                kept=conclusion.kept,
+                keep_for=conclusion.keep_for,
             )
         self._dispatcher.grown(conclusion.task_id)
         if answer["granted"] or not conclusion.destroyed:

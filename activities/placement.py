@@ -37,7 +37,11 @@ class Placement(PlacementActivities):
         """Enter the queue of waiters."""
         async with self._database.commit("placement.wait_for_slot") as connection:
             answer = await mirror.wait_for_slot(
-                connection, wait.flush, priority=wait.query.priority, labels=wait.query.labels
+                connection,
+                wait.flush,
+                priority=wait.query.priority,
+                labels=wait.query.labels,
+                pinned=wait.query.pinned,
             )
         self._dispatcher.grown(wait.flush.task_id)
         self._dispatcher.poke()

@@ -194,12 +194,16 @@ def cancel(task_id: TaskId, *, as_json: JsonOption = False, data_dir: DataDirOpt
 def retry(
     task_id: TaskId,
     from_attempt: Annotated[int | None, typer.Option(min=1, help="Only if this is still the latest attempt.")] = None,
+    from_step: Annotated[
+        str | None, typer.Option(help="`agent_session`: go on in the workspace that was kept.")
+    ] = None,
     *,
     as_json: JsonOption = False,
     data_dir: DataDirOption = DEFAULT,
 ) -> None:
     """Make the next attempt of a task that failed or was cancelled."""
-    body = {"from_attempt": from_attempt} if from_attempt else {}
+    given = {"from_attempt": from_attempt, "from_step": from_step}
+    body = {name: value for name, value in given.items() if value is not None}
     with connect(data_dir) as remote:
         task = remote.post(f"/v1/tasks/{task_id}/retry", body)
     if as_json:

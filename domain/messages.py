@@ -104,13 +104,16 @@ class Conclusion(Flush):
     destroyed: bool = True
     next_attempt_at: datetime | None = None
     lease: timedelta | None = None
+    # The workspace whose files the node has kept, and for how long.
+    kept: WorkspaceId | None = None
+    keep_for: timedelta | None = None
 
 
 # --- placement ------------------------------------------------------------------------------------------------
 
 
 class NodeQuery(BaseModel):
-    """Which node an attempt may run on."""
+    """Which node an attempt may run on; `pinned` is the only one that it can, because its workspace is there."""
 
     task_id: TaskId
     attempt: int
@@ -118,6 +121,7 @@ class NodeQuery(BaseModel):
     labels: dict[str, str] = Field(default_factory=dict)
     preferred: NodeId | None = None
     priority: int = 3
+    pinned: NodeId | None = None
 
 
 class NodeChoice(BaseModel):
@@ -331,6 +335,14 @@ class RunnerState(BaseModel):
     outcome: TaskStatus | None = None
     superseded: bool = False
     cleanup_pending: bool = False
+    kept: bool = False
+
+
+class KeptWorkspace(BaseModel):
+    """The workspace of an earlier attempt, which this one owns now."""
+
+    workspace_id: WorkspaceId
+    node_id: NodeId
 
 
 class RunnerInput(BaseModel):
@@ -343,6 +355,8 @@ class RunnerInput(BaseModel):
     name: str = "task"
     run_id: RunId | None = None
     policy: Policy = Policy()
+    # Set for an attempt that goes on in a workspace that was kept: it begins at `agent_session`.
+    resume: KeptWorkspace | None = None
 
 
 class RunnerResult(BaseModel):

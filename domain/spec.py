@@ -20,7 +20,7 @@ from pydantic import (
 
 from domain.durations import Span
 from domain.errors import TRANSIENT_CATEGORIES, Category
-from domain.lifecycle import Step
+from domain.lifecycle import Step, TaskStatus
 from domain.names import AttachmentId, NodeId
 
 NAME_LIMIT: Final = 200
@@ -197,6 +197,10 @@ class KeepWorkspace(Body):
     on: Literal["never", "failure", "always"] = "never"
     for_: Span = Field(default=timedelta(hours=1), alias="for")
     model_config = ConfigDict(extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+    def after(self, outcome: TaskStatus) -> bool:
+        """Return whether it stays after this end: a failure is every end from which somebody may retry."""
+        return self.on == "always" or (self.on == "failure" and outcome is not TaskStatus.COMPLETED)
 
 
 class Breakpoints(Body):

@@ -1,7 +1,8 @@
 """The ledger of an attempt that has ended: what it still holds, and its release.
 
 An attempt that has ended never lives again and can reserve nothing, so what it holds only becomes less: whoever reads
-it here, destroys it and releases it, has seen all of it.
+it here, destroys it and releases it, has seen all of it. A workspace that is retained is not held: when its time is
+over, whoever reads takes it back first. A retry that would go on in it asks under the same lock.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,15 @@ from domain.spec import Provider
 from store.models import Ledger, LedgerKind, LedgerState, Task
 
 OPEN: Final = (LedgerState.INTENT.value, LedgerState.CREATED.value)
+_TAKE_BACK: Final = text("""
+WITH taken AS (
+  UPDATE ledger SET state = 'created', retained_until = NULL, updated_at = clock_timestamp()
+  WHERE task_id = :task AND attempt = :attempt AND state = 'retained' AND retained_until <= clock_timestamp()
+  RETURNING tag
+)
+UPDATE workspaces SET status = 'stopping', updated_at = clock_timestamp()
+FROM taken WHERE id = taken.tag AND status = 'retained'
+""")
 _RELEASE: Final = text("SELECT release_attempt(:task, :attempt, true)")
 
 
@@ -27,6 +37,7 @@ async def held(connection: AsyncConnection, task: TaskId, attempt: int) -> Seque
     """
     if await _live(connection, task, attempt):
         return None
+    await connection.execute(_TAKE_BACK, {"task": task, "attempt": attempt})
     statement = (
         select(Ledger.tag.label("workspace_id"), Ledger.provider, Ledger.node_id)
         .where(

@@ -20,13 +20,14 @@ _CONCLUDE = text(
     "SELECT conclude_task(:task, :attempt, :version, CAST(:events AS jsonb), :destroyed, CASE"
     # By the database's clock, from this write on: until now the workspace may have heard that its attempt is live.
     " WHEN CAST(:due AS timestamptz) IS NOT NULL"
-    " THEN greatest(CAST(:due AS timestamptz), clock_timestamp() + CAST(:lease AS interval)) END)"
+    " THEN greatest(CAST(:due AS timestamptz), clock_timestamp() + CAST(:lease AS interval)) END, :kept, :keep_for)"
 )
 _RESERVE = text(
     "SELECT reserve_workspace(:task, :attempt, :version, CAST(:events AS jsonb), :workspace, :visit, :provider, :node)"
 )
 _WAIT = text(
-    "SELECT wait_for_slot(:task, :attempt, :version, CAST(:events AS jsonb), :priority, CAST(:labels AS jsonb))"
+    "SELECT wait_for_slot(:task, :attempt, :version, CAST(:events AS jsonb), :priority, CAST(:labels AS jsonb),"
+    " :pinned)"
 )
 _APPEND = text("SELECT append_to_log(:task, CAST(:events AS jsonb))")
 
@@ -81,12 +82,15 @@ async def conclude(
     destroyed: bool,
     next_attempt_at: datetime | None,
     lease: timedelta | None = None,
+    kept: WorkspaceId | None = None,
+    keep_for: timedelta | None = None,
 ) -> dict[str, Any]:
     """Apply an attempt's last batch and release what it held; `granted` counts the waiters who got its slots.
 
-    The next attempt is due at `next_attempt_at`, and not before `lease` has run out from now on.
+    The next attempt is due at `next_attempt_at`, and not before `lease` has run out from now on. The workspace `kept`
+    is retained for `keep_for`, if this end is the task's.
     """
-    parameters = {"destroyed": destroyed, "due": next_attempt_at, "lease": lease}
+    parameters = {"destroyed": destroyed, "due": next_attempt_at, "lease": lease, "kept": kept, "keep_for": keep_for}
     return await _call(connection, _CONCLUDE, _fence(batch) | parameters)
 
 
@@ -108,10 +112,16 @@ async def reserve(
 
 
 async def wait_for_slot(
-    connection: AsyncConnection, batch: Flush, *, priority: int, labels: dict[str, str]
+    connection: AsyncConnection,
+    batch: Flush,
+    *,
+    priority: int,
+    labels: dict[str, str],
+    pinned: NodeId | None = None,
 ) -> dict[str, Any]:
     """Enter the queue of waiters; `granted` is the node of a slot that is already this attempt's."""
-    return await _call(connection, _WAIT, _fence(batch) | {"priority": priority, "labels": jsonb.dumps(labels)})
+    parameters = {"priority": priority, "labels": jsonb.dumps(labels), "pinned": pinned}
+    return await _call(connection, _WAIT, _fence(batch) | parameters)
 
 
 async def append(connection: AsyncConnection, task: TaskId, events: Sequence[NewEvent]) -> None:

@@ -215,11 +215,13 @@ class Ledger(Base):
     provider: Mapped[str]
     node_id: Mapped[str | None]
     state: Mapped[str]
+    retained_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     __table_args__ = (
         one_of("state", LedgerState),
         one_of("kind", LedgerKind),
+        Index("ledger_retained_ix", "retained_until", postgresql_where=text("state = 'retained'")),
         Index(None, "task_id", "attempt"),
         Index("ledger_open_ix", "node_id", "kind", postgresql_where=text("state <> 'released'")),
     )
@@ -266,7 +268,10 @@ class Node(Base):
 
 
 class Waiter(Base):
-    """An attempt that waits for a slot, or was granted one that it has not yet taken up."""
+    """An attempt that waits for a slot (of any node with its labels, or of the one that it is `pinned` to).
+
+    It stays until a slot that was granted is taken up.
+    """
 
     __tablename__ = "waiters"
     task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True)
@@ -274,6 +279,7 @@ class Waiter(Base):
     project: Mapped[str]
     priority: Mapped[int]
     labels: Mapped[dict[str, str]]
+    pinned: Mapped[str | None]
     since: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     granted: Mapped[str | None]
     __table_args__ = (Index(None, "priority", "since", postgresql_where=text("granted IS NULL")),)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import and_, delete, func, insert, or_, select, tuple_, update
@@ -36,10 +36,14 @@ async def put(
     attempt: int,
     lease_to: str,
     lease: timedelta,
+    due_at: datetime | None = None,
     name: str | None = None,
     body: dict[str, Any] | None = None,
 ) -> Intent:
-    """Store an intent that is leased to its own writer, who sends it as soon as the transaction has committed."""
+    """Store an intent that is leased to its own writer, who sends it as soon as the transaction has committed.
+
+    One with `due_at` is leased to nobody: the dispatcher sends it when it is due.
+    """
     statement = (
         insert(Outbox)
         .values(
@@ -48,8 +52,9 @@ async def put(
             attempt=attempt,
             name=name,
             body=body,
-            leased_by=lease_to,
-            leased_until=NOW + lease,
+            due_at=due_at or NOW,
+            leased_by=None if due_at else lease_to,
+            leased_until=None if due_at else NOW + lease,
         )
         .returning(Outbox.id)
     )

@@ -15,7 +15,8 @@ WORKING = (NodeStatus.READY.value, NodeStatus.WARM.value)
 async def select_node(connection: AsyncConnection, query: NodeQuery) -> NodeChoice:
     """Choose: preferred, else warm, else least loaded, else one that is coming up; among those with a free slot.
 
-    A slot that this attempt holds already (its workflow task was redone) comes before all others.
+    A slot that this attempt holds already (its workflow task was redone) comes before all others. For an attempt that
+    is pinned there is its own node or none, whatever the labels of that one are now.
     """
     working = Node.status.in_(WORKING)
     held = exists().where(
@@ -37,7 +38,7 @@ async def select_node(connection: AsyncConnection, query: NodeQuery) -> NodeChoi
         .where(
             or_(working, Node.status == NodeStatus.PROVISIONING.value),
             or_(held, Node.used < Node.slots),
-            Node.labels.contains(query.labels),
+            Node.id == query.pinned if query.pinned else Node.labels.contains(query.labels),
         )
         .order_by(case((working, 0), else_=1), rank, Node.used * 1.0 / func.greatest(Node.slots, 1), Node.id)
         .limit(1)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, bindparam, select, text
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.lifecycle import TERMINAL, TaskStatus
+from domain.lifecycle import TERMINAL, TaskStatus, WorkspaceStatus
 from domain.names import ProjectId, TaskId
 from domain.spec import TaskSpec, json_of
-from store.models import OutboxKind, Task
+from store.models import OutboxKind, Task, Workspace
 from store.outbox import Intent
 
 # What callers see of a row; the rest is the workflow's own.
@@ -181,11 +181,29 @@ def _narrowed(statement: Select[Any], filters: Filters) -> Select[Any]:
     return statement.where(*(conditions[name](value) for name, value in given.items()))
 
 
-async def start_argument(connection: AsyncConnection, task: TaskId) -> dict[str, Any] | None:
-    """Return what a TaskRunner's input is made of, or None when the task was deleted."""
-    statement = select(Task.id.label("task_id"), Task.project, Task.run_id, Task.name, Task.spec).where(Task.id == task)
+async def start_argument(connection: AsyncConnection, task: TaskId, attempt: int) -> dict[str, Any] | None:
+    """Return what a TaskRunner's input is made of, or None when the task was deleted.
+
+    An attempt that owns a workspace before it was started goes on in it: a retry has given it that of the one before.
+    """
+    resume = func.jsonb_build_object("workspace_id", Workspace.id, "node_id", Workspace.node_id)
+    owned = and_(
+        Workspace.task_id == Task.id, Workspace.attempt == attempt, Workspace.status == WorkspaceStatus.READY.value
+    )
+    statement = (
+        select(
+            Task.id.label("task_id"),
+            Task.project,
+            Task.run_id,
+            Task.name,
+            Task.spec,
+            case((Workspace.id.is_not(None), resume)).label("resume"),
+        )
+        .join(Workspace, owned, isouter=True)
+        .where(Task.id == task)
+    )
     row = (await connection.execute(statement)).mappings().one_or_none()
-    return dict(row) if row else None
+    return {**row, "attempt": attempt} if row else None
 
 
 async def is_live(connection: AsyncConnection, task: TaskId, attempt: int) -> bool:

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.names import NodeId, ProjectId, TaskId
 from store.callbacks import digest
-from store.models import Task, Workspace
+from store.models import Ledger, Task, Workspace
 
 # The task is locked before the workspace, as the flush does it, so that the two never wait for each other.
 _CLAIM: Final = text("""
@@ -94,9 +94,11 @@ async def page(
             Workspace.last_activity_at,
             Workspace.created_at,
             Workspace.updated_at,
+            Ledger.retained_until,
             Task.name.label("task_name"),
         )
         .join(Task, Task.id == Workspace.task_id)
+        .join(Ledger, Ledger.tag == Workspace.id, isouter=True)
         .where(Workspace.project == project, *conditions)
         .order_by(Workspace.id.desc())
         .limit(limit)

@@ -57,6 +57,9 @@ class Attempt(Journal):
         self.budgets = argument.policy.budgets.overridden(argument.spec.timeouts)
         self.supervision: workflow.ActivityHandle[Any] | None = None
         self.concluding = False
+        if argument.resume is not None:
+            # From the first moment: whatever happens, it is this attempt's to release.
+            state.workspace_id = argument.resume.workspace_id
 
     @property
     def spec(self) -> TaskSpec:
@@ -76,6 +79,8 @@ class Attempt(Journal):
     @property
     def node(self) -> NodeId:
         """The node of this attempt's workspace."""
+        if self.argument.resume is not None:
+            return self.argument.resume.node_id
         if self.state.node_id is None:
             raise StepFailed(self.error("no_node", Category.INTERNAL, "No node was chosen before it was needed."))
         return self.state.node_id

@@ -35,6 +35,8 @@ async def conclude(attempt: Attempt) -> None:
         destroyed=not pending,
         next_attempt_at=next_at,
         lease=attempt.policy.supervision.lease if pending else None,
+        kept=attempt.state.workspace_id if attempt.state.kept else None,
+        keep_for=attempt.spec.keep_workspace.for_ if attempt.state.kept else None,
     )
     try:
         answer = await attempt.mirror(MirrorActivities.conclude, conclusion)
@@ -51,7 +53,8 @@ def _emit_end(attempt: Attempt) -> datetime | None:
     error = state.error.model_dump(mode="json") if state.error else None
     cleanup: dict[str, Any] = {"cleanup": "pending"} if state.cleanup_pending else {}
     duration = (workflow.now() - workflow.info().workflow_start_time).total_seconds()
-    attempt.emit(EventType.ATTEMPT_CLEANED, **cleanup)
+    kept = attempt.spec.keep_workspace.for_.total_seconds() if state.kept else None
+    attempt.emit(EventType.ATTEMPT_CLEANED, **cleanup, workspace_kept_seconds=kept)
     if will_retry(attempt):
         jitter = 0.5 + workflow.random().random()
         delay = attempt.spec.retry.delay_after(number) * jitter

@@ -33,7 +33,11 @@ async def retry(
     body: Annotated[bodies.Body[RetryBody], Depends(bodies.json_of(RetryBody, required=False))],
     key: IdempotencyKey = None,
 ) -> JSONResponse:
-    """Queue the next attempt; a task that has not ended, or has completed, is 409."""
+    """Queue the next attempt; a task that has not ended, or has completed, is 409.
+
+    With `from_step` it begins there, in the files that the last attempt has left; 409 `nothing_to_resume` if none are
+    kept.
+    """
 
     async def work(connection: AsyncConnection) -> Done:
         retried = await retries.retry(
@@ -41,6 +45,8 @@ async def retry(
             caller.project,
             TaskId(task_id),
             from_attempt=body.value.from_attempt,
+            resume=body.value.from_step is not None,
+            agent_lease=ctx.policy.supervision.lease,
             now=now(),
             lease_to=ctx.courier.name,
             lease=INTENT_LEASE,
@@ -58,6 +64,8 @@ def _problem(refusal: Refusal, row: dict[str, Any], asked: RetryBody) -> Problem
     if refusal is Refusal.ATTEMPT_MISMATCH:
         detail = f"the task is at attempt {row['attempt']}, not at {asked.from_attempt}"
         return Problem(refusal, detail, attempt=row["attempt"], from_attempt=asked.from_attempt)
+    if refusal is Refusal.NOTHING_TO_RESUME:
+        return Problem(refusal, f"attempt {row['attempt']} has kept no workspace in which its agent had begun")
     return Problem(refusal, f"the task is {row['status']}", task_status=row["status"])
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -11,7 +11,7 @@ from api.schemas.times import rfc3339
 from domain.errors import TaskError
 from domain.lifecycle import Step, TaskStatus
 from domain.names import workflow_id
-from domain.spec import Body, Breakpoints, TaskSpec
+from domain.spec import Body, Breakpoints, Provider, TaskSpec
 from workflows.gateway import Gateway
 
 
@@ -22,9 +22,9 @@ class TaskBody(TaskSpec):
 
     @model_validator(mode="after")
     def _promise_only_what_is_kept(self) -> Self:
-        """Refuse what this version would ignore: nobody shall find a workspace gone that was to be kept."""
-        if self.keep_workspace.on != "never":
-            raise ValueError("`keep_workspace` is not available yet: every workspace is destroyed")
+        """Refuse what would be ignored: nobody shall find a workspace gone that was to be kept."""
+        if self.keep_workspace.on != "never" and self.provider is Provider.EXTERNAL:
+            raise ValueError("`keep_workspace`: an external workspace is somebody else's to keep")
         if self.breakpoints != Breakpoints():
             raise ValueError("`breakpoints` are not available yet: a task does not hold")
         return self
@@ -39,6 +39,9 @@ class RetryBody(Body):
 
     from_attempt: Annotated[int, Field(ge=1, le=LARGEST_INT, strict=True)] | None = Field(
         default=None, description="The attempt that the caller saw end: guards a double click."
+    )
+    from_step: Literal[Step.AGENT_SESSION] | None = Field(
+        default=None, description="Begin here, in the workspace that the last attempt has kept."
     )
 
 

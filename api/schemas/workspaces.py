@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from api.schemas.times import rfc3339
 from domain.lifecycle import WorkspaceStatus
@@ -25,6 +25,7 @@ class WorkspaceOut(BaseModel):
     progress: JsonValue
     claimed_at: datetime | None
     last_activity_at: datetime | None
+    retained_until: datetime | None = Field(description="When a workspace that was kept is destroyed.")
     created_at: datetime
     updated_at: datetime
 
@@ -35,6 +36,7 @@ def represent(row: Mapping[str, Any]) -> dict[str, Any]:
         **row,
         "claimed_at": rfc3339(row["claimed_at"]),
         "last_activity_at": rfc3339(row["last_activity_at"]),
+        "retained_until": rfc3339(row["retained_until"]),
         "created_at": rfc3339(row["created_at"]),
         "updated_at": rfc3339(row["updated_at"]),
     }

@@ -1,4 +1,5 @@
 -- Give a node's free slots to those who wait, in fair order: priority, then the project that holds least, then age.
+-- Who is pinned to a node, where its workspace was kept, can take a slot of no other, whatever the node's labels are now.
 -- The ledger row, the grant and the signal that tells of it are one transaction with the release that freed the slot.
 -- Locks: the node, then waiters that nobody else holds. Nothing here waits for a task, whoever writes it meanwhile:
 -- that one may be waiting for this node, or for its own waiter.
@@ -18,7 +19,8 @@ BEGIN
     LEFT JOIN (
       SELECT project, count(*) AS slots FROM ledger WHERE kind = 'slot' AND state <> 'released' GROUP BY project
     ) held ON held.project = waiters.project
-    WHERE granted IS NULL AND n.labels @> waiters.labels AND t.status = 'queued' AND t.cancel_requested_at IS NULL
+    WHERE granted IS NULL AND t.status = 'queued' AND t.cancel_requested_at IS NULL
+      AND CASE WHEN pinned IS NULL THEN n.labels @> waiters.labels ELSE n.id = pinned END
     ORDER BY waiters.priority, coalesce(held.slots, 0), since
     LIMIT 1 FOR UPDATE OF waiters SKIP LOCKED;
     EXIT WHEN NOT FOUND;

@@ -2,6 +2,7 @@
 -- one transaction under the task row's lock, at a live attempt and with a newer version. Called again it finds what
 -- it did: a workflow task that was redone may ask for another node than the one that the first try reserved, and
 -- must go where its workspace is. `workspace_id` is null when the slot was lost; then nothing is written at all.
+-- An attempt that goes on in a kept workspace finds that there, without a slot, and takes one on its node.
 -- Locks: task, own waiter, nodes in order of their id.
 CREATE OR REPLACE FUNCTION reserve_workspace(
   p_task text, p_attempt int, p_version bigint, p_events jsonb,
@@ -12,17 +13,18 @@ DECLARE
   r tasks;
   slot text := format('slot-%s-a%s', p_task, p_attempt);
   held text;
+  known boolean;
 BEGIN
   SELECT * INTO r FROM tasks WHERE id = p_task FOR NO KEY UPDATE;
   IF NOT FOUND THEN
     RETURN NULL;
   END IF;
-  IF r.attempt = p_attempt AND p_version > r.version AND r.status NOT IN ('completed', 'failed', 'cancelled')
-     AND NOT EXISTS (SELECT FROM workspaces WHERE id = p_workspace) THEN
+  IF r.attempt = p_attempt AND p_version > r.version AND r.status NOT IN ('completed', 'failed', 'cancelled') THEN
     -- Whoever grants holds the waiter: only now does the ledger say for certain what this attempt holds.
     PERFORM FROM waiters WHERE task_id = p_task AND attempt = p_attempt FOR UPDATE;
     SELECT node_id INTO held FROM ledger WHERE tag = slot AND state <> 'released';
-    IF p_node IS NOT NULL AND p_node IS DISTINCT FROM held THEN
+    known := EXISTS (SELECT FROM workspaces WHERE id = p_workspace);
+    IF p_node IS NOT NULL AND p_node IS DISTINCT FROM held AND (held IS NULL OR NOT known) THEN
       PERFORM FROM nodes WHERE id IN (p_node, held) ORDER BY id FOR UPDATE;
       UPDATE nodes SET used = used + 1 WHERE id = p_node AND used < slots AND status IN ('ready', 'warm');
       IF NOT FOUND THEN
@@ -37,10 +39,12 @@ BEGIN
         PERFORM grant_slots(held);
       END IF;
     END IF;
-    INSERT INTO workspaces (id, task_id, project, attempt, visit, provider, node_id, status)
-    VALUES (p_workspace, p_task, r.project, p_attempt, p_visit, p_provider, p_node, 'reserved');
-    INSERT INTO ledger (tag, kind, task_id, attempt, project, provider, node_id, state)
-    VALUES (p_workspace, 'workspace', p_task, p_attempt, r.project, p_provider, p_node, 'intent');
+    IF NOT known THEN
+      INSERT INTO workspaces (id, task_id, project, attempt, visit, provider, node_id, status)
+      VALUES (p_workspace, p_task, r.project, p_attempt, p_visit, p_provider, p_node, 'reserved');
+      INSERT INTO ledger (tag, kind, task_id, attempt, project, provider, node_id, state)
+      VALUES (p_workspace, 'workspace', p_task, p_attempt, r.project, p_provider, p_node, 'intent');
+    END IF;
     DELETE FROM waiters WHERE task_id = p_task AND attempt = p_attempt;
   END IF;
   RETURN flush_task(p_task, p_attempt, p_version, p_events) || coalesce(

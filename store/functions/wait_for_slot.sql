@@ -3,7 +3,8 @@
 -- An attempt that holds a slot already (from a workflow task that was redone) is told so and does not wait.
 -- Locks: task, own waiter, nodes in order of their id.
 CREATE OR REPLACE FUNCTION wait_for_slot(
-  p_task text, p_attempt int, p_version bigint, p_events jsonb, p_priority int, p_labels jsonb
+  p_task text, p_attempt int, p_version bigint, p_events jsonb, p_priority int, p_labels jsonb,
+  p_pinned text
 ) RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -21,10 +22,14 @@ BEGIN
   SELECT node_id INTO held FROM ledger WHERE tag = format('slot-%s-a%s', p_task, p_attempt) AND state <> 'released';
   SELECT * INTO r FROM tasks WHERE id = p_task;
   IF held IS NULL AND r.status = 'queued' THEN
-    INSERT INTO waiters (task_id, attempt, project, priority, labels)
-    VALUES (p_task, p_attempt, r.project, p_priority, p_labels)
+    INSERT INTO waiters (task_id, attempt, project, priority, labels, pinned)
+    VALUES (p_task, p_attempt, r.project, p_priority, p_labels, p_pinned)
     ON CONFLICT (task_id, attempt) DO UPDATE SET granted = NULL;  -- it has waited for a node's report before
-    FOR n IN SELECT id FROM nodes WHERE status IN ('ready', 'warm') AND labels @> p_labels ORDER BY id LOOP
+    FOR n IN
+      SELECT id FROM nodes
+      WHERE status IN ('ready', 'warm') AND CASE WHEN p_pinned IS NULL THEN labels @> p_labels ELSE id = p_pinned END
+      ORDER BY id
+    LOOP
       PERFORM grant_slots(n.id);
     END LOOP;
     SELECT granted INTO held FROM waiters WHERE task_id = p_task AND attempt = p_attempt;

@@ -99,12 +99,12 @@ class Attempt:
         """The workspace of this attempt."""
         return workspace_id(self.task, self.number, 1)
 
-    async def reserve(self, *, provider: str = "external") -> None:
+    async def reserve(self, *, provider: str = "external", node: NodeId | None = None) -> None:
         """Reserve the workspace."""
-        event = self.event(EventType.TASK_DELEGATED, data={"workspace_id": self.workspace})
+        event = self.event(EventType.TASK_DELEGATED, data={"workspace_id": self.workspace, "node_id": node})
         async with self.api.database.begin("test") as connection:
             await mirror.reserve(
-                connection, self.batch(event), workspace=self.workspace, visit=1, provider=provider, node=None
+                connection, self.batch(event), workspace=self.workspace, visit=1, provider=provider, node=node
             )
 
     async def flush(self, *events: NewEvent) -> dict[str, Any]:

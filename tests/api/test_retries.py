@@ -1,13 +1,17 @@
 """Retries by hand over HTTP."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import httpx2
 import pytest
 
 from domain.events import EventType
-from domain.lifecycle import TaskStatus
+from domain.ids import new_id
+from domain.lifecycle import Step, TaskStatus
+from domain.names import NodeId, TaskId
+from store import mirror
 from tests.api.harness import Api, Attempt
 
 
@@ -82,9 +86,9 @@ async def test_what_cannot_be_retried_is_a_conflict(api: Api, status: TaskStatus
     assert (answer.status_code, answer.json()["code"], answer.json()["task_status"]) == expected
 
 
-@pytest.mark.parametrize("body", [{"from_attempt": 0}, {"from_attempt": "1"}, {"attempt": 1}])
+@pytest.mark.parametrize("body", [{"from_attempt": 0}, {"from_attempt": "1"}, {"attempt": 1}, {"from_step": "running"}])
 async def test_a_bad_body_is_refused(api: Api, body: dict[str, Any]) -> None:
-    """422 for a number that no attempt has, another type, an unknown field."""
+    """422 for a number that no attempt has, another type, an unknown field, another step."""
     attempt = await failed(api)
     assert (await retry(api, attempt.task, **body)).status_code == 422
 
@@ -98,3 +102,63 @@ async def test_exhausted_tasks_are_listed(api: Api) -> None:
         params = {"label": "of:exhausted", "exhausted": narrowed}
         [task] = (await api.client.get("/v1/tasks", params=params)).json()["items"]
         assert (task["id"], str(task["exhausted"]).lower()) == (found, narrowed)
+
+
+async def kept(api: Api, *, keep_for: timedelta = timedelta(hours=1)) -> Attempt:
+    """Give a task whose attempt 1 failed on a node, which has kept its workspace."""
+    node = NodeId(f"n-{new_id()}")
+    await api.client.post("/v1/nodes", json={"id": node, "slots": 1})
+    await api.client.post(f"/v1/nodes/{node}/ready")
+    task = await api.create(provider="local", keep_workspace={"on": "failure"})
+    await api.dispatcher.close()
+    attempt = Attempt(api=api, task=TaskId(task["id"]))
+    await attempt.reserve(provider="local", node=node)
+    await attempt.flush(attempt.event(EventType.STEP_STARTED, step=Step.AGENT_SESSION))
+    attempt.token = await api.claim(attempt.workspace)
+    failed = attempt.batch(attempt.event(EventType.TASK_FAILED, data={"error": None}))
+    async with api.database.begin("test") as connection:
+        await mirror.conclude(
+            connection, failed, destroyed=True, next_attempt_at=None, kept=attempt.workspace, keep_for=keep_for
+        )
+    return attempt
+
+
+async def workspace_of(api: Api, attempt: Attempt) -> dict[str, Any]:
+    """Give the only workspace of a task."""
+    [workspace] = (await api.client.get("/v1/workspaces", params={"task_id": attempt.task})).json()["items"]
+    return dict(workspace)
+
+
+async def test_a_retry_from_agent_session_goes_on_in_the_kept_workspace(api: Api) -> None:
+    """200; the workspace is attempt 2's, the old token is stale, and a new one is issued on demand."""
+    attempt = await kept(api)
+    shown = await workspace_of(api, attempt)
+    assert (shown["status"], shown["attempt"]) == ("retained", 1)
+    assert shown["retained_until"] > shown["created_at"]
+    assert (await attempt.tell("heartbeat")).json()["code"] == "attempt_ended"
+    answer = await retry(api, attempt.task, from_attempt=1, from_step="agent_session")
+    assert (answer.status_code, answer.json()["status"], answer.json()["attempt"]) == (200, "queued", 2)
+    shown = await workspace_of(api, attempt)
+    assert (shown["id"], shown["status"], shown["attempt"], shown["retained_until"]) == (
+        *(attempt.workspace, "ready", 2),
+        None,
+    )
+    assert (await attempt.tell("heartbeat")).json()["code"] == "stale_attempt"
+    attempt.token = await api.claim(attempt.workspace)
+    assert (await attempt.tell("heartbeat")).status_code == 200
+    queued = (await api.events(attempt.task, "task.queued"))[-1]["data"]
+    assert queued == {
+        "reason": "retry",
+        "by_hand": True,
+        "from_step": "agent_session",
+        "workspace_id": attempt.workspace,
+    }
+
+
+async def test_there_may_be_nothing_to_resume(api: Api) -> None:
+    """409 `nothing_to_resume` for a task without a kept workspace, or whose time is over; nothing is changed."""
+    for attempt in (await failed(api), await kept(api, keep_for=timedelta(0))):
+        before = (await api.client.get(f"/v1/tasks/{attempt.task}")).json()
+        answer = await retry(api, attempt.task, from_step="agent_session")
+        assert (answer.status_code, answer.json()["code"]) == (409, "nothing_to_resume")
+        assert (await api.client.get(f"/v1/tasks/{attempt.task}")).json() == before

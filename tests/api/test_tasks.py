@@ -45,11 +45,11 @@ async def test_the_start_intent_is_leased_to_its_writer_and_makes_the_same_argum
     body = TASK | {"timeouts": {"running": "PT2H"}, "retry": {"max_attempts": 2}, "keep_workspace": {"for": "PT2H"}}
     task = await api.create(**body)
     async with api.database.begin("test") as connection:
-        row = await tasks.start_argument(connection, TaskId(task["id"]))
+        row = await tasks.start_argument(connection, TaskId(task["id"]), 1)
         intent = (await connection.execute(select(Outbox).where(Outbox.task_id == task["id"]))).one()
     assert intent.kind == "start"
     assert row is not None
-    argument = RunnerInput(**row, attempt=1)
+    argument = RunnerInput(**row)
     assert argument.spec.timeouts.running == timedelta(hours=2)
     assert (argument.name, argument.spec.keep_workspace.for_, task["max_attempts"]) == ("true", timedelta(hours=2), 2)
 
@@ -179,7 +179,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("wrong type", TASK | {"priority": "high"}, "priority"),
     ("both command and agent", TASK | {"agent": {"preset": "claude", "prompt": "x"}}, "body"),
     ("neither", {"provider": "external"}, "body"),
-    ("a kept workspace, not yet", TASK | {"keep_workspace": {"on": "failure"}}, "body"),
+    ("a kept workspace of somebody else", TASK | {"keep_workspace": {"on": "failure"}}, "body"),
     ("a breakpoint, not yet", TASK | {"breakpoints": {"each_step": True}}, "body"),
     ("empty argv", TASK | {"command": []}, "command"),
     ("ext url", TASK | {"repo": {"url": "ext::sh -c true"}}, "repo.url"),

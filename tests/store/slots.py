@@ -5,7 +5,7 @@ from typing import Any
 
 from domain.events import EventType, NewEvent
 from domain.ids import workspace_id
-from domain.names import NodeId, TaskId
+from domain.names import NodeId, TaskId, WorkspaceId
 from store import mirror
 from store.engine import Database
 from tests.store.rows import batch, event, scalar
@@ -57,6 +57,8 @@ async def conclude(
     destroyed: bool = True,
     due: datetime | None = None,
     lease: timedelta | None = None,
+    kept: WorkspaceId | None = None,
+    keep_for: timedelta = timedelta(hours=1),
 ) -> dict[str, Any]:
     """Write the end of an attempt: failed, unless other events are given."""
     ending = events or (event(EventType.TASK_FAILED, error={"code": "end"}, attempt=attempt),)
@@ -67,6 +69,8 @@ async def conclude(
             destroyed=destroyed,
             next_attempt_at=due,
             lease=lease,
+            kept=kept,
+            keep_for=keep_for,
         )
 
 

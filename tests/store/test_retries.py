@@ -30,7 +30,7 @@ from tests.store.slots import conclude, reserve, used, wait
 ERROR = {"code": "first", "category": "agent", "message": "It failed."}
 
 
-async def retry(database: Database, task: TaskId, *, from_attempt: int | None = None) -> Retried:
+async def retry(database: Database, task: TaskId, *, from_attempt: int | None = None, resume: bool = False) -> Retried:
     """Retry by hand, as the API does."""
     async with database.begin("test") as connection:
         retried = await retries.retry(
@@ -38,6 +38,8 @@ async def retry(database: Database, task: TaskId, *, from_attempt: int | None = 
             DEFAULT_PROJECT,
             task,
             from_attempt=from_attempt,
+            resume=resume,
+            agent_lease=LEASE,
             now=datetime.now(UTC),
             lease_to="api",
             lease=LEASE,
@@ -167,6 +169,22 @@ async def test_the_old_attempt_writes_nothing_and_releases_what_it_held(database
     assert (
         await scalar(database, "SELECT count(*) FROM ledger WHERE task_id = :id AND state <> 'released'", id=task) == 0
     )
+
+
+async def test_nothing_is_started_beside_an_agent_that_may_live_on(database: Database) -> None:
+    """Due when its lease has run out, counted from the end; at once where the workspace is gone."""
+    node = await create_node(database, slots=2)
+    task, other = [await create_task(database, node_labels={"node": node}) for _ in range(2)]
+    for one in (task, other):
+        await reserve(database, one, node, 1)
+        await conclude(database, one, 2, destroyed=one == other)
+    retried = await retry(database, task)
+    assert (retried.refused, retried.intent, retried.row["status"]) == (None, None, "queued")
+    due = "SELECT extract(epoch FROM o.due_at - w.updated_at) FROM outbox o JOIN workspaces w USING (task_id)"
+    where = " WHERE o.task_id = :id AND o.kind = 'start' AND o.attempt = 2 AND o.leased_by IS NULL"
+    assert 29 < await scalar(database, due + where, id=task) <= 30
+    assert (await log_of(database, task))[-1].data.keys() == {"reason", "by_hand", "not_before"}
+    assert (await retry(database, other)).intent is not None
 
 
 async def exhausted(database: Database, label: str) -> list[str]:

@@ -108,8 +108,10 @@ class ScriptedNode(NodeActivities):
     @activity.defn
     async def destroy_workspace(self, ref: WorkspaceRef) -> Acknowledgement:
         await self._play("destroy_workspace", ref)
-        self.workspaces.discard(ref.workspace_id)
-        return Acknowledgement(workspace_id=ref.workspace_id)
+        kept = ref.keep and ref.workspace_id in self.workspaces
+        if not ref.keep:
+            self.workspaces.discard(ref.workspace_id)
+        return Acknowledgement(workspace_id=ref.workspace_id, details={"kept": kept})
 
 
 @dataclass

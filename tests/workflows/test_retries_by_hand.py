@@ -1,6 +1,6 @@
 """A retry by hand beside what the old attempt's workflow still does."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from activities.dispatch import LEASE
@@ -14,7 +14,7 @@ from tests.workflows.test_retries import fail
 
 
 async def retry(task: Running, **options: Any) -> Running:
-    """Retry as the API does, and hand the start to the dispatcher; returns the next attempt."""
+    """Retry as the API does, and hand a start that is due to the dispatcher; returns the next attempt."""
     stage = task.stage
     async with stage.database.begin("test") as connection:
         retried = await retries.retry(
@@ -22,14 +22,16 @@ async def retry(task: Running, **options: Any) -> Running:
             DEFAULT_PROJECT,
             task.task,
             from_attempt=task.attempt,
+            agent_lease=timedelta(seconds=0.5),
             now=datetime.now(UTC),
             lease_to=stage.dispatcher.name,
             lease=LEASE,
             **options,
         )
     assert retried is not None
-    assert retried.intent is not None, retried.refused
-    stage.dispatcher.send(retried.intent)
+    assert retried.refused is None
+    if retried.intent is not None:
+        stage.dispatcher.send(retried.intent)
     return Running(stage, task.task, task.attempt + 1)
 
 

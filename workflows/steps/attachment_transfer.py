@@ -8,6 +8,8 @@ from workflows.ports import NodeActivities
 
 async def attachment_transfer(attempt: Attempt) -> StepOutcome:
     """Transfer one file after the other; a file that is there already is not fetched again."""
+    if attempt.argument.resume:
+        return attempt.skip("the workspace was kept, with its attachments")
     if not attempt.spec.attachments:
         return attempt.skip("the task has no attachments")
     if attempt.external:

@@ -9,12 +9,13 @@ from domain.lifecycle import StepOutcome
 from domain.messages import Acknowledgement, WorkspaceRef
 from domain.names import WorkspaceId
 from workflows.attempt import Attempt, StepFailed
+from workflows.conclusion import will_retry
 from workflows.policies import VISIBLE
 from workflows.ports import NodeActivities
 
 
 async def cleanup(attempt: Attempt) -> StepOutcome:
-    """Destroy the workspace; slot and ledger are released by the conclusion, which goes by the ledger.
+    """Destroy the workspace, or keep its files; slot and ledger are released by the conclusion, by the ledger.
 
     A workspace that cannot be destroyed within the budget stays in the ledger for the reaper: `cleanup_pending`.
     """
@@ -38,10 +39,23 @@ async def cleanup(attempt: Attempt) -> StepOutcome:
     return StepOutcome.DONE
 
 
-async def _destroy(attempt: Attempt, workspace: WorkspaceId) -> Acknowledgement:
-    return await attempt.on_node(
-        NodeActivities.destroy_workspace,
-        WorkspaceRef(workspace_id=workspace, provider=attempt.spec.provider),
-        summary="destroy the workspace",
-        within=attempt.budgets.cleanup,
-    )
+def _keeps(attempt: Attempt) -> bool:
+    """Only the last attempt keeps its workspace: another one that follows by itself gets a fresh workspace."""
+    outcome = attempt.state.outcome
+    if outcome is None or attempt.state.superseded or will_retry(attempt):
+        return False
+    return attempt.spec.keep_workspace.after(outcome)
+
+
+async def _destroy(attempt: Attempt, workspace: WorkspaceId) -> None:
+    ref = WorkspaceRef(workspace_id=workspace, provider=attempt.spec.provider)
+    if _keeps(attempt):
+        stopped = await _end(attempt, ref.model_copy(update={"keep": True}), "stop the workspace, keep its files")
+        # A node that has no files of it has kept none: then its id is closed for good, as ever.
+        attempt.state.kept = stopped.details.get("kept") is True
+    if not attempt.state.kept:
+        await _end(attempt, ref, "destroy the workspace")
+
+
+async def _end(attempt: Attempt, ref: WorkspaceRef, summary: str) -> Acknowledgement:
+    return await attempt.on_node(NodeActivities.destroy_workspace, ref, summary=summary, within=attempt.budgets.cleanup)

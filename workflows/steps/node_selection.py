@@ -15,6 +15,7 @@ def query(attempt: Attempt) -> NodeQuery:
         labels=attempt.spec.node_labels,
         preferred=attempt.spec.preferred_node,
         priority=attempt.spec.priority,
+        pinned=attempt.argument.resume.node_id if attempt.argument.resume else None,
     )
 
 

@@ -17,10 +17,14 @@ LOST_RACES: Final = 20
 async def workspace_creation(attempt: Attempt) -> StepOutcome:
     """Go back to `node_selection` when the slot was lost to another attempt."""
     state, argument, visit = attempt.state, attempt.argument, attempt.visit
-    identity = workspace_id(argument.task_id, argument.attempt, visit)
+    resume = argument.resume
+    identity = resume.workspace_id if resume else workspace_id(argument.task_id, argument.attempt, visit)
     with attempt.provisionally():
         attempt.emit(EventType.TASK_DELEGATED, workspace_id=identity, node_id=state.node_id)
-        attempt.into_next()
+        if resume:
+            attempt.leave(StepOutcome.DONE)
+        else:
+            attempt.into_next()
         reserved = await attempt.mirror(
             PlacementActivities.reserve_workspace,
             Reservation(
@@ -32,7 +36,8 @@ async def workspace_creation(attempt: Attempt) -> StepOutcome:
             ),
         )
         if reserved.workspace_id is not None or not reserved.answer.live:
-            state.workspace_id, state.node_id = reserved.workspace_id, reserved.node_id or state.node_id
+            state.workspace_id = reserved.workspace_id or state.workspace_id
+            state.node_id = reserved.node_id or state.node_id
             attempt.obey(reserved.answer)
             return StepOutcome.DONE
     attempt.trace("workspace_creation", {"slot_lost_on": state.node_id})

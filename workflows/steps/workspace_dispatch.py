@@ -8,6 +8,8 @@ from workflows.ports import NodeActivities
 
 async def workspace_dispatch(attempt: Attempt) -> StepOutcome:
     """For an external workspace, wait until its callback token is claimed."""
+    if attempt.argument.resume:
+        return attempt.skip("the workspace was kept")
     budget = attempt.budgets.workspace_dispatch
     if attempt.external:
         if not await attempt.wait(lambda: attempt.state.claimed, within=budget):

@@ -9,6 +9,8 @@ from workflows.ports import NodeActivities
 
 async def workspace_ready(attempt: Attempt) -> StepOutcome:
     """Go back to `workspace_dispatch` when the deadline passes and the node has never heard of the workspace."""
+    if attempt.argument.resume:
+        return attempt.skip("the workspace was kept")
     budget = attempt.budgets.workspace_ready
     if attempt.state.ready is None:
         attempt.check_failed()
