@@ -35,6 +35,11 @@ class Settings(BaseSettings):
     url: str = Field(
         default="", description="The API's address as workspaces and nodes reach it; empty: host and port."
     )
+    request_rate: int = Field(
+        default=1000,
+        ge=0,
+        description="Requests a second of one key, or of one workspace, to each API process; 0: any number.",
+    )
     temporal_ui_url: str = Field(default="http://127.0.0.1:8233", description="For links to histories.")
 
     callback_keys: SecretStr = Field(

@@ -2,12 +2,13 @@
 
 from fastapi import FastAPI
 
-from api import openapi, problems
+from api import openapi, problems, reference
 from api.auth import KeyRing
 from api.deliveries import Deliveries
 from api.deps import Context, Courier, Decode
 from api.edge import Edge
 from api.feeds import Feeds
+from api.rates import Rates
 from api.routes import (
     artifacts,
     attachments,
@@ -63,6 +64,7 @@ def create_app(
         deliveries=Deliveries(courier),
         feeds=Feeds(database),
         keys=KeyRing(database),
+        rates=Rates(settings.request_rate),
         tokens=TokenKeys.parse(settings.callback_keys.get_secret_value()),
         decode=decode,
     )
@@ -75,6 +77,7 @@ def assemble() -> FastAPI:
         title="Taskrunner",
         version=VERSION,
         description=DESCRIPTION,
+        docs_url=None,  # theirs runs scripts of another site
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -83,4 +86,5 @@ def assemble() -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     openapi.install(app)
+    reference.install(app)
     return app

@@ -11,6 +11,7 @@ from api.auth import Caller, KeyRing
 from api.deliveries import Deliveries
 from api.feeds import Feeds
 from api.problems import Problem
+from api.rates import Rates
 from domain.messages import RunnerInput
 from domain.names import Scope
 from domain.policy import Policy
@@ -52,6 +53,7 @@ class Context:
     deliveries: Deliveries
     feeds: Feeds
     keys: KeyRing
+    rates: Rates
     tokens: TokenKeys
     decode: Decode | None = None
     rejected_tokens: int = 0
@@ -78,9 +80,12 @@ def needs(*scopes: Scope) -> Callable[[Request], Coroutine[Any, Any, Caller]]:
     """Return the dependency that admits keys with any of these scopes."""
 
     async def admitted(request: Request) -> Caller:
-        caller = await (await context(request)).keys.caller(bearer(request))
+        ctx = await context(request)
+        caller = await ctx.keys.caller(bearer(request))
         if caller is None:
             raise Problem("unauthorized")
+        if not ctx.rates.admit(caller.key_id):
+            raise Problem("too_fast")
         if not caller.may(*scopes):
             raise Problem("forbidden", f"this needs a key with the scope {' or '.join(scopes)}")
         return caller
@@ -95,6 +100,8 @@ async def claims(request: Request, workspace_id: str) -> Claims:
     if found is None:
         ctx.rejected_tokens += 1
         raise Problem("unauthorized")
+    if not ctx.rates.admit(workspace_id):
+        raise Problem("too_fast")
     return found
 
 

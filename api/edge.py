@@ -6,7 +6,6 @@ import time
 from typing import Any, Final
 
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,6 +14,19 @@ log = structlog.get_logger()
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _KEY: Final = "taskrunner.request_id"
+# Request line and headers together; keys, tokens and cookies of ours need less than 1 KiB.
+LARGEST_HEAD: Final = 32 * 1024
+# For answers that say nothing else: none is a page, none is to be kept, shown in a frame or read by another site.
+_UNLESS_SAID: Final = (
+    (b"content-security-policy", b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    (b"cache-control", b"no-store"),
+)
+_ALWAYS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
 
 
 def request_id_of(scope: Scope) -> str:
@@ -43,12 +55,17 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = request_id
-                headers["X-Content-Type-Options"] = "nosniff"
+                headers = message["headers"] = list(message.get("headers", ()))
+                said = {name.lower() for name, _ in headers}
+                headers += [header for header in _UNLESS_SAID if header[0] not in said]
+                headers += [*_ALWAYS, (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:
+            if _head(scope) > LARGEST_HEAD:
+                title = f"Request line and headers are larger than {LARGEST_HEAD} bytes"
+                await _fault(431, "head_too_large", title, request_id)(scope, receive, send_marked)
+                return
             if "\x00" in scope["path"]:
                 await _fault(404, "not_found", "There is no such thing", request_id)(scope, receive, send_marked)
                 return
@@ -73,6 +90,12 @@ class Edge:
                 status=status,
                 seconds=round(time.perf_counter() - began, 6),
             )
+
+
+def _head(scope: Scope) -> int:
+    """Return how large the request's line and headers are, in bytes."""
+    line = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+    return line + sum(len(name) + len(value) for name, value in scope["headers"])
 
 
 def _given(scope: Scope) -> str | None:

@@ -62,6 +62,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "invalid": Kind(422, "A field is not valid"),
     "unknown_attachment": Kind(422, "An attachment does not exist"),
     "undecodable": Kind(422, "A payload cannot be decrypted"),
+    "too_fast": Kind(429, "This key or workspace asks too often", retryable=True, retry_after=1),
     "internal": Kind(500, "A fault of the server"),
     "database_unavailable": Kind(503, "The database is away", retryable=True, retry_after=2),
 }

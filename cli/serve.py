@@ -49,6 +49,7 @@ async def _serve(settings: "Settings") -> None:
     import uvicorn
 
     from api.app import create_app
+    from api.wire import BoundedProtocol
     from codec import codec_of, decode_json
     from worker import composed
 
@@ -64,6 +65,7 @@ async def _serve(settings: "Settings") -> None:
                 courier=parts.dispatcher,
                 decode=partial(decode_json, codec) if codec else None,
             ),
+            http=BoundedProtocol,
             host=settings.host,
             port=settings.port,
             access_log=False,

@@ -25,7 +25,7 @@ async def cross_origin(request: Request, ctx: Annotated[Context, Depends(context
     """Return what lets a page of the configured Temporal UI read the answer; nothing for any other page."""
     parts = urlsplit(ctx.settings.temporal_ui_url)
     allowed = f"{parts.scheme}://{parts.netloc}"
-    headers = {"Vary": "Origin", "Cache-Control": "no-store"}
+    headers = {"Vary": "Origin"}
     if request.headers.get("origin") == allowed:
         headers["Access-Control-Allow-Origin"] = allowed
     return headers
