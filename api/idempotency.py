@@ -14,6 +14,7 @@ from domain.names import ProjectId
 from store import idempotency
 
 HEADER: Final = "Idempotency-Key"
+REPLAYED: Final = "Idempotent-Replayed"
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -44,11 +45,13 @@ async def once(
     key: str | None,
     digest: bytes,
     work: Callable[[AsyncConnection], Awaitable[Done]],
+    again: Callable[[Any], Any] = lambda kept: kept,
     one_statement: bool = False,
 ) -> JSONResponse:
     """Do the work in one transaction of this name, and with a key at most once; a problem it raises leaves no trace.
 
-    `one_statement` says that the work is a transaction by itself.
+    `again` makes the content of a repeat's answer from what was kept of the first one. `one_statement` says that the
+    work is a transaction by itself.
     """
     if key is None:
         async with ctx.database.commit(name) if one_statement else ctx.database.begin(name) as connection:
@@ -62,7 +65,7 @@ async def once(
             if known is not None:
                 if known.digest != digest:
                     raise Problem("idempotency_conflict")
-                return JSONResponse(known.response, known.status, headers={"Idempotent-Replayed": "true"})
+                return JSONResponse(again(known.response), known.status, headers={REPLAYED: "true"})
             done = await work(connection)
             response = done.content if done.kept is None else done.kept
             answer = idempotency.Kept(digest=digest, status=done.status, response=response)

@@ -1,13 +1,17 @@
 """`/v1/workspaces`: for nodes and for controllers of `external` workspaces."""
 
-from datetime import timedelta
-from typing import Annotated, Final
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query
+from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import JSONResponse
 
 from api import bodies
 from api.deps import Controller, Ctx, WorkspaceReader, now
+from api.idempotency import Done, IdempotencyKey, once
 from api.problems import Problem
 from api.schemas.callbacks import TokenBody, TokenOut
 from api.schemas.pages import Limit, Page, Position, page_of
@@ -62,26 +66,48 @@ async def callback_token(
     caller: Controller,
     workspace_id: str,
     body: Annotated[bodies.Body[TokenBody], Depends(bodies.json_of(TokenBody, required=False))],
+    key: IdempotencyKey = None,
 ) -> JSONResponse:
-    """May be repeated: each answer is a token of its own, and all of them are good until they expire."""
-    async with ctx.database.commit("workspaces.claim") as connection:
+    """May be repeated: each answer is a token of its own, and all of them are good until they expire.
+
+    A repeat with the same Idempotency-Key gets the same token: it is signed anew, and nowhere stored.
+    """
+
+    def content(granted: Mapping[str, Any]) -> dict[str, Any]:
+        claims = Claims(
+            task_id=granted["task_id"],
+            workspace_id=WorkspaceId(workspace_id),
+            attempt=granted["attempt"],
+            turn=body.value.turn,
+            expires_at=datetime.fromtimestamp(granted["expires"], UTC),
+        )
+        return {
+            "token": ctx.tokens.sign(claims),
+            "expires_at": rfc3339(claims.expires_at),
+            "callback_url": f"{ctx.settings.public_url}/v1/workspaces/{workspace_id}",
+        }
+
+    async def work(connection: AsyncConnection) -> Done:
         claimed = await workspaces.claim(
             connection, workspace_id, project=caller.project, node=caller.node_id, after=CLAIM_AFTER
         )
-    if claimed is None:
-        raise Problem("not_found")
-    if not claimed.current or claimed.over:
-        raise Problem("attempt_ended" if claimed.current else "stale_attempt")
-    claims = Claims(
-        task_id=claimed.task_id,
-        workspace_id=WorkspaceId(workspace_id),
-        attempt=claimed.attempt,
-        turn=body.value.turn,
-        expires_at=(now() + ctx.settings.callback_token).replace(microsecond=0),
+        if claimed is None:
+            raise Problem("not_found")
+        if not claimed.current or claimed.over:
+            raise Problem("attempt_ended" if claimed.current else "stale_attempt")
+        expires = int((now() + ctx.settings.callback_token).timestamp())
+        granted = {"task_id": claimed.task_id, "attempt": claimed.attempt, "expires": expires}
+        return Done(status=200, content=content(granted), kept=granted)
+
+    # A node's key opens workspaces of every project: another key of its project must not repeat its request.
+    digest = hashlib.sha256(body.digest + (caller.node_id or "").encode()).digest()
+    return await once(
+        ctx,
+        "workspaces.claim",
+        project=caller.project,
+        key=key,
+        digest=digest,
+        work=work,
+        again=content,
+        one_statement=True,
     )
-    content = {
-        "token": ctx.tokens.sign(claims),
-        "expires_at": rfc3339(claims.expires_at),
-        "callback_url": f"{ctx.settings.public_url}/v1/workspaces/{workspace_id}",
-    }
-    return JSONResponse(content, headers={"Cache-Control": "no-store"})

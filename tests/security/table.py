@@ -1,0 +1,130 @@
+"""What opens which route. A route without a row here fails `test_routes.py`; a POST says how it is repeated, too."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+
+from domain.lifecycle import TaskStatus
+from domain.names import Scope
+from tests.api.harness import Api
+
+
+class Door(Enum):
+    """What is asked for where it is no scope of a key."""
+
+    OPEN = "open"  # nothing
+    TOKEN = "token"  # the callback token of the workspace in the path
+
+
+# Makes what a POST acts on, and returns the values of its path.
+Prepare = Callable[[Api], Awaitable[dict[str, str]]]
+
+
+async def nothing(_: Api) -> dict[str, str]:
+    """Make nothing."""
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """How a POST takes an Idempotency-Key: on `path`, with `body`."""
+
+    path: Prepare = nothing
+    body: bytes = b"{}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """Who may: keys with any of `scopes` (an admin may always), or what `door` says.
+
+    `hides` is the part of the path that names something of a project: another project's is like an unknown one.
+    """
+
+    scopes: tuple[Scope, ...] = ()
+    door: Door | None = None
+    hides: str | None = None
+    operators: bool = False  # only of the project `default`
+    params: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+    repeat: Repeat | str | None = None  # a string: why it needs no key
+
+
+async def ready(api: Api) -> dict[str, str]:
+    """Make a task that was not started."""
+    return {"task_id": (await api.create(start=False))["id"]}
+
+
+async def queued(api: Api) -> dict[str, str]:
+    """Make a task that was started."""
+    return {"task_id": (await api.create())["id"]}
+
+
+async def failed(api: Api) -> dict[str, str]:
+    """Make a task that failed."""
+    attempt = await api.live()
+    await attempt.end(TaskStatus.FAILED)
+    return {"task_id": attempt.task}
+
+
+async def live(api: Api) -> dict[str, str]:
+    """Make a task with a workspace."""
+    return {"workspace_id": (await api.live()).workspace}
+
+
+async def node(api: Api) -> dict[str, str]:
+    """Make a node."""
+    response = await api.client.post("/v1/nodes", json={"id": "of-the-table", "slots": 0})
+    assert response.is_success
+    return {"node_id": "of-the-table"}
+
+
+READ, WRITE = (Scope.TASKS_READ,), (Scope.TASKS_WRITE,)
+INBOX: Final = "the inbox: one row per workspace, attempt, kind and turn; other content is 409 conflicting_callback"
+LATEST: Final = "the latest wins, and the same again changes nothing"
+TASK: Final = b'{"command": ["true"], "provider": "external"}'
+
+TABLE: Final[Mapping[str, Rule]] = {
+    "GET /docs": Rule(door=Door.OPEN),
+    "GET /openapi.json": Rule(door=Door.OPEN),
+    "GET /livez": Rule(door=Door.OPEN),
+    "GET /readyz": Rule(door=Door.OPEN),
+    "POST /v1/tasks": Rule(scopes=WRITE, repeat=Repeat(body=TASK)),
+    "GET /v1/tasks": Rule(scopes=READ),
+    "GET /v1/tasks/{task_id}": Rule(scopes=READ, hides="task_id"),
+    "POST /v1/tasks/{task_id}/start": Rule(scopes=WRITE, hides="task_id", repeat=Repeat(path=ready)),
+    "POST /v1/tasks/{task_id}/cancel": Rule(scopes=WRITE, hides="task_id", repeat=Repeat(path=queued)),
+    "POST /v1/tasks/{task_id}/retry": Rule(scopes=WRITE, hides="task_id", repeat=Repeat(path=failed)),
+    "GET /v1/tasks/{task_id}/events": Rule(scopes=READ, hides="task_id"),
+    "GET /v1/tasks/{task_id}/stream": Rule(scopes=READ, hides="task_id"),
+    "GET /v1/tasks/{task_id}/attempts": Rule(scopes=READ, hides="task_id"),
+    "GET /v1/tasks/{task_id}/explain": Rule(scopes=READ, hides="task_id"),
+    "GET /v1/tasks/{task_id}/logs": Rule(scopes=READ, hides="task_id"),
+    "GET /v1/tasks/{task_id}/artifacts": Rule(scopes=READ, hides="task_id"),
+    "GET /v1/tasks/{task_id}/artifacts/{name}": Rule(scopes=READ, hides="task_id"),
+    "POST /v1/attachments": Rule(scopes=WRITE, params={"name": "x"}, repeat=Repeat(body=b"the file")),
+    "GET /v1/workspaces": Rule(scopes=(Scope.TASKS_READ, Scope.WORKSPACES_WRITE)),
+    "POST /v1/workspaces/{workspace_id}/callback-token": Rule(
+        scopes=(Scope.WORKSPACES_WRITE,), hides="workspace_id", repeat=Repeat(path=live)
+    ),
+    "POST /v1/workspaces/{workspace_id}/ready": Rule(door=Door.TOKEN, repeat=INBOX),
+    "POST /v1/workspaces/{workspace_id}/failed": Rule(
+        door=Door.TOKEN, body={"error": {"code": "x", "message": "x"}}, repeat=INBOX
+    ),
+    "POST /v1/workspaces/{workspace_id}/finished": Rule(door=Door.TOKEN, repeat=INBOX),
+    "POST /v1/workspaces/{workspace_id}/heartbeat": Rule(door=Door.TOKEN, repeat=LATEST),
+    "POST /v1/workspaces/{workspace_id}/progress": Rule(door=Door.TOKEN, body={"percent": 1}, repeat=LATEST),
+    "POST /v1/workspaces/{workspace_id}/logs": Rule(
+        door=Door.TOKEN, params={"offset": "0"}, repeat="the offset: what is there already is trimmed off"
+    ),
+    "PUT /v1/workspaces/{workspace_id}/artifacts/{name}": Rule(door=Door.TOKEN),
+    "GET /v1/workspaces/{workspace_id}/attachments/{attachment_id}": Rule(door=Door.TOKEN),
+    "GET /v1/nodes": Rule(scopes=READ),
+    "POST /v1/nodes": Rule(scopes=(Scope.NODES_WRITE,), repeat=Repeat(body=b'{"id": "repeated", "slots": 0}')),
+    "POST /v1/nodes/{node_id}/ready": Rule(scopes=(Scope.NODES_WRITE,), repeat=Repeat(path=node)),
+    "GET /v1/keys": Rule(scopes=(Scope.ADMIN,)),
+    "POST /v1/keys": Rule(scopes=(Scope.ADMIN,), repeat=Repeat(body=b'{"name": "x", "scopes": ["tasks:read"]}')),
+    "DELETE /v1/keys/{key_id}": Rule(scopes=(Scope.ADMIN,), hides="key_id"),
+    "POST /v1/codec/decode": Rule(scopes=(Scope.ADMIN,), operators=True, body={}, repeat="it changes nothing"),
+    "OPTIONS /v1/codec/decode": Rule(door=Door.OPEN),
+}
