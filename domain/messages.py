@@ -307,11 +307,18 @@ class CleanupResult(BaseModel):
 class RunnerState(BaseModel):
     """All that a TaskRunner knows; serialisable, so that it can be carried through continue-as-new."""
 
+    # While the current visit of `step` has not ended; if it has, or `step` comes next, a new visit begins.
     step: Step = Step.NODE_SELECTION
+    visiting: bool = False
     visits: dict[Step, int] = Field(default_factory=dict)
     status: TaskStatus = TaskStatus.QUEUED
+    # How often the attempt has continued as new: the highest part of a flush's version.
     flush_base: int = 0
     trace: int = 0
+    began_at: datetime | None = None
+    visit_since: datetime | None = None
+    # When the wait that is under way is over.
+    deadline: datetime | None = None
 
     node_id: NodeId | None = None
     node_reported_in: bool = True
@@ -323,7 +330,9 @@ class RunnerState(BaseModel):
     ready: CallbackSignal | None = None
     failed: CallbackSignal | None = None
     finished: dict[int, CallbackSignal] = Field(default_factory=dict)
-    running_since: datetime | None = None
+    # How long the visits of `running` that have ended took, for the absolute cap; whether this one was warned.
+    ran: timedelta = timedelta(0)
+    warned: bool = False
 
     turn: int = 1
     message: str | None = None
@@ -357,6 +366,8 @@ class RunnerInput(BaseModel):
     policy: Policy = Policy()
     # Set for an attempt that goes on in a workspace that was kept: it begins at `agent_session`.
     resume: KeptWorkspace | None = None
+    # What the run before this one knew, when the attempt has continued as new.
+    state: RunnerState | None = None
 
 
 class RunnerResult(BaseModel):

@@ -42,7 +42,8 @@ class Budgets(BaseModel):
     )
     running: Span = Field(default=8 * HOUR, description="The longest visit of `running`.")
     running_absolute: Span = Field(
-        default=24 * HOUR, description="The longest that an attempt may run, over all its turns."
+        default=24 * HOUR,
+        description="The longest that an attempt may run, over all its turns; the waits between them do not count.",
     )
     awaiting_followup: Span = Field(
         default=24 * HOUR, description="The wait for the next message; silence completes the task."
@@ -82,6 +83,12 @@ class Limits(BaseModel):
     )
     page: int = Field(default=500, ge=1, description="Items of a list's page at most.")
     visits: int = Field(default=3, ge=1, description="Dispatches of one workspace that is never acknowledged.")
+    history_events: int = Field(
+        default=2000,
+        ge=20,
+        le=10_000,
+        description="An attempt's history, signals among it; a longer one continues as new where nothing is under way.",
+    )
 
 
 class Supervision(BaseModel):

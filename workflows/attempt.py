@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from temporalio import workflow
@@ -25,8 +25,8 @@ from domain.messages import (
 from domain.names import CallbackKind, NodeId, WorkspaceId, node_queue
 from domain.policy import Policy
 from domain.spec import Provider, TaskSpec
-from workflows.journal import Journal
-from workflows.policies import MIRROR_RETRY, MIRROR_TRY, NODE_RETRY, NODE_TRY
+from workflows.journal import LAST_BASE, Journal
+from workflows.policies import AT_ONCE, MIRROR_RETRY, MIRROR_TRY, NODE_RETRY, NODE_TRY
 from workflows.ports import MirrorActivities
 
 Reply = TypeVar("Reply", bound=BaseModel)
@@ -56,6 +56,7 @@ class Attempt(Journal):
         super().__init__(argument, state)
         self.budgets = argument.policy.budgets.overridden(argument.spec.timeouts)
         self.supervision: workflow.ActivityHandle[Any] | None = None
+        self._supervisions: list[workflow.ActivityHandle[Any]] = []
         self.concluding = False
         if argument.resume is not None:
             # From the first moment: whatever happens, it is this attempt's to release.
@@ -198,7 +199,8 @@ class Attempt(Journal):
             case CallbackKind.FINISHED:
                 state.claimed = True
                 state.ready = state.ready or CallbackSignal(kind=CallbackKind.READY, details={"implied_by": "finished"})
-                state.finished.setdefault(signal.turn, signal)
+                if signal.turn >= state.turn:  # a turn that is over says nothing new
+                    state.finished.setdefault(signal.turn, signal)
             case None:
                 pass
 
@@ -215,19 +217,73 @@ class Attempt(Journal):
     async def wait(self, until: Callable[[], bool], *, within: timedelta) -> bool:
         """Wait for a fact, pushed by a signal; one timer, no polling. Returns False when the time is up.
 
+        A wait that is interrupted to continue as new goes on in the next run with the time that is left.
+
         Raises StepFailed when the workspace failed meanwhile.
         """
-        workflow.set_current_details(f"**{self.state.step}**: waits until {workflow.now() + within:%Y-%m-%d %H:%M:%S}Z")
+        state = self.state
+        deadline = state.deadline = state.deadline or workflow.now() + within
+        self.show(f"**{state.step}**: waits until {deadline:%Y-%m-%d %H:%M:%S}Z")
+
+        def told() -> bool:
+            return until() or state.failed is not None
+
         try:
             await workflow.wait_condition(
-                lambda: until() or self.state.failed is not None,
-                timeout=within,
-                timeout_summary=f"{self.state.step} deadline",
+                lambda: told() or self.outgrown,
+                timeout=max(deadline - workflow.now(), AT_ONCE),
+                timeout_summary=f"{state.step} deadline",
             )
+            if not told():
+                await self.renew(state.step)
         except TimeoutError:
-            return False
+            if not told():
+                return False
+        finally:
+            state.deadline = None
         self.check_failed()
         return True
+
+    def show(self, details: str) -> None:
+        """Say in the Temporal UI what the attempt waits for; the summary of its start is gone in a later run."""
+        title = f"{self.argument.name} · attempt {self.argument.attempt}\n\n" if self.state.flush_base else ""
+        workflow.set_current_details(title + details)
+
+    # --- a long life --------------------------------------------------------------------------------------------
+
+    def supervised_by(self, supervision: workflow.ActivityHandle[Any]) -> None:
+        """Note who looks after the process of this turn; an earlier turn's may still be about to notice its end."""
+        self._supervisions = [open_ for open_ in self._supervisions if not open_.done()] + [supervision]
+        self.supervision = supervision
+
+    @property
+    def outgrown(self) -> bool:
+        """Whether the history has become long, and no activity is open, so that the attempt may continue as new."""
+        info = workflow.info()
+        long = info.get_current_history_length() >= self.policy.limits.history_events
+        return (
+            (long or info.is_continue_as_new_suggested())
+            and self.state.flush_base < LAST_BASE
+            and all(supervision.done() for supervision in self._supervisions)
+        )
+
+    async def renew(self, step: Step) -> NoReturn:
+        """Continue as new: all that happened is written, and the next run goes on at `step` with all that is known.
+
+        What arrives meanwhile fails this workflow task at the server, and is seen by the task that is done instead.
+
+        Raises what a flush raises.
+        """
+        while self.unwritten or not workflow.all_handlers_finished():
+            if self.unwritten:
+                await self.flush()
+            await workflow.wait_condition(workflow.all_handlers_finished)
+        self.check_cancelled()
+        state = self.state.model_copy(deep=True)
+        state.step = step
+        state.flush_base += 1
+        state.finished = {turn: told for turn, told in state.finished.items() if turn >= state.turn}
+        workflow.continue_as_new(self.argument.model_copy(update={"state": state}))
 
     def overdue(self, what: str, within: timedelta, *, category: Category = Category.TIMEOUT) -> StepFailed:
         """Return the failure of a wait whose deadline has passed."""

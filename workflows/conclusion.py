@@ -52,7 +52,8 @@ def _emit_end(attempt: Attempt) -> datetime | None:
     state, number = attempt.state, attempt.argument.attempt
     error = state.error.model_dump(mode="json") if state.error else None
     cleanup: dict[str, Any] = {"cleanup": "pending"} if state.cleanup_pending else {}
-    duration = (workflow.now() - workflow.info().workflow_start_time).total_seconds()
+    began = state.began_at or workflow.info().workflow_start_time
+    duration = (workflow.now() - began).total_seconds()
     kept = attempt.spec.keep_workspace.for_.total_seconds() if state.kept else None
     attempt.emit(EventType.ATTEMPT_CLEANED, **cleanup, workspace_kept_seconds=kept)
     if will_retry(attempt):

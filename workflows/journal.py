@@ -19,9 +19,11 @@ TASK_STATUS: Final = SearchAttributeKey.for_keyword(SearchAttribute.TASK_STATUS)
 TASK_STEP: Final = SearchAttributeKey.for_keyword(SearchAttribute.TASK_STEP)
 
 # A version orders flushes by these, the first one highest: see Journal.version. The base of continue-as-new is above.
-HISTORY_BITS: Final = 20
+# The server ends a history of 51,200 events; what is left of a bigint counts how often an attempt continued as new.
+HISTORY_BITS: Final = 18
 SECONDS_BITS: Final = 24
 ORDINAL_BITS: Final = 8
+LAST_BASE: Final = 2 ** (63 - HISTORY_BITS - SECONDS_BITS - ORDINAL_BITS) - 1
 
 
 class Journal:
@@ -32,10 +34,14 @@ class Journal:
         self.state = state
         self._pending: list[NewEvent] = []
         self._batched = 0
-        self._closed: set[tuple[Step, int]] = set()
         self._ordinal = 0
         self._ordinal_at = 0
         self._provisional = False
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether something has happened that is not in the log yet."""
+        return bool(self._pending)
 
     @property
     def visit(self) -> int:
@@ -75,18 +81,19 @@ class Journal:
         self.emit(EventType.DEBUG_TRACE, mark=str(self.state.trace), fn=fn, data=data)
 
     def enter(self, step: Step) -> None:
-        """Begin a visit of a step."""
-        self.state.step = step
-        if (step, self.state.visits.get(step, 0)) in self._closed or step not in self.state.visits:
-            self.state.visits[step] = self.state.visits.get(step, 0) + 1
-            self.emit(EventType.STEP_STARTED, visit=self.visit)
+        """Begin a visit of a step, or go on with the one that an earlier run of this attempt has begun."""
+        state = self.state
+        if state.visiting and state.step is step:
+            return
+        state.step, state.visiting, state.visit_since, state.warned = step, True, workflow.now(), False
+        state.visits[step] = state.visits.get(step, 0) + 1
+        self.emit(EventType.STEP_STARTED, visit=self.visit)
 
     def leave(self, outcome: StepOutcome, **data: Any) -> None:
         """End the current visit; ending it twice changes nothing."""
-        visit = (self.state.step, self.visit)
-        if visit in self._closed:
+        if not self.state.visiting:
             return
-        self._closed.add(visit)
+        self.state.visiting = False
         if outcome is StepOutcome.SKIPPED:
             begun = self._key(EventType.STEP_STARTED)
             self._pending = [event for event in self._pending if event.key != begun]
@@ -106,13 +113,15 @@ class Journal:
     @contextmanager
     def provisionally(self) -> Iterator[None]:
         """Take back all that was noted in this block, unless a flush has written it."""
-        before = (list(self._pending), set(self._closed), dict(self.state.visits), self.state.step)
+        state = self.state
+        pending, before = list(self._pending), (state.visiting, dict(state.visits), state.step, state.visit_since)
         self._provisional = True
         try:
             yield
         finally:
             if self._provisional:
-                self._pending, self._closed, self.state.visits, self.state.step = before
+                self._pending = pending
+                state.visiting, state.visits, state.step, state.visit_since = before
                 self._provisional = False
 
     def skip(self, reason: str) -> StepOutcome:
@@ -137,8 +146,9 @@ class Journal:
         is newer and wins. A replay has the same history length and ordinal: it is a repeat. A plain counter in
         workflow state would give the redo the number of the flush that it must supersede. The server writes no
         event for a second failure of one task in a row, so the task's own time tells that redo from the first.
+        A run that continued as new begins with a short history and a young age, above all flushes of the last one.
         """
-        length = workflow.info().get_current_history_length()
+        length = min(workflow.info().get_current_history_length(), 2**HISTORY_BITS - 1)
         self._ordinal = self._ordinal + 1 if length == self._ordinal_at else 1
         self._ordinal_at = length
         age = workflow.now() - workflow.info().workflow_start_time

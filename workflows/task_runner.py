@@ -23,6 +23,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.names import TASK_RUNNER, CallbackKind, SignalName, UpdateName
     from workflows.attempt import Attempt, CancelIntent, Fenced, StepFailed
     from workflows.conclusion import cancelled, conclude, will_retry
+    from workflows.policies import FOLLOWUP_BYTES
     from workflows.steps.agent_session import agent_session
     from workflows.steps.attachment_transfer import attachment_transfer
     from workflows.steps.awaiting_followup import awaiting_followup
@@ -60,16 +61,19 @@ class TaskRunner:
 
     @workflow.init
     def __init__(self, argument: RunnerInput) -> None:
-        self.state = RunnerState()
+        self.state = argument.state or RunnerState()
         self.attempt = Attempt(argument, self.state)
 
     @workflow.run
     async def run(self, argument: RunnerInput) -> RunnerResult:  # noqa: ARG002 - `__init__` has it
         """Return a completed attempt's result.
 
-        Raises ApplicationError, typed by its category, for a failed one, and CancelledError for a cancelled one.
+        Raises ApplicationError, typed by its category, for a failed one, CancelledError for a cancelled one, and
+        ContinueAsNewError for one whose history has become long: the next run of the same id goes on.
         """
-        self.attempt.emit(EventType.ATTEMPT_STARTED, workflow_id=workflow.info().workflow_id)
+        if self.state.began_at is None:
+            self.state.began_at = workflow.info().workflow_start_time
+            self.attempt.emit(EventType.ATTEMPT_STARTED, workflow_id=workflow.info().workflow_id)
         step: Step | None = self.state.step
         while step is not None and step is not Step.CLEANUP:
             step = await self._dispatch(step)
@@ -79,8 +83,10 @@ class TaskRunner:
 
     async def _dispatch(self, step: Step) -> Step | None:
         """Visit a step; whatever happens in it is one of the table's outcomes."""
-        self.attempt.enter(step)
         try:
+            if self.attempt.outgrown:
+                await self.attempt.renew(step)
+            self.attempt.enter(step)
             outcome = await HANDLERS[step](self.attempt)
             if self.state.step is step:  # a step may have gone into the next one within its own flush
                 self.attempt.leave(outcome)
@@ -133,7 +139,7 @@ class TaskRunner:
 
     def _result(self) -> RunnerResult:
         state = self.state
-        workflow.set_current_details(f"**{state.outcome or 'superseded'}**")
+        self.attempt.show(f"**{state.outcome or 'superseded'}**")
         if state.outcome is TaskStatus.COMPLETED:
             return RunnerResult(status=state.outcome, result=state.result)
         if state.outcome is TaskStatus.CANCELLED and workflow.cancellation_reason() is not None:
@@ -194,6 +200,10 @@ class TaskRunner:
         if not command.message.strip():
             raise ApplicationError("The message is empty.", type="input", non_retryable=True)
         self._conversation_is_open()
+        waiting = sum(len(message.encode()) for message in (*self.state.followups, command.message))
+        if waiting > FOLLOWUP_BYTES:
+            message = f"The messages that wait would have {waiting} bytes; at most {FOLLOWUP_BYTES} may wait."
+            raise ApplicationError(message, type="input", non_retryable=True)
 
     @workflow.update(name=UpdateName.CLOSE)
     def close(self) -> None:
@@ -202,6 +212,7 @@ class TaskRunner:
 
     @close.validator
     def _conversation_is_open(self) -> None:
-        if self.state.step is not Step.AWAITING_FOLLOWUP or self.state.ended_by is not None:
+        state, asked = self.state, self.attempt.spec.followup
+        if not asked or state.step is not Step.AWAITING_FOLLOWUP or state.ended_by is not None:
             message = f"The task does not wait for a follow-up: it is at {self.state.step}."
             raise ApplicationError(message, type="not_awaiting_followup", non_retryable=True)

@@ -12,7 +12,7 @@ import pytest
 
 from domain.errors import Category, Failure
 from domain.lifecycle import NodeStatus, Step
-from domain.messages import Followup, NodeReady, SlotGranted
+from domain.messages import AgentExit, Followup, NodeReady, SlotGranted
 from domain.names import SignalName, UpdateName
 from tests.workflows.scenes import CLAIMED, FINISHED, READY, external, scene
 from tests.workflows.stage import Running, Stage
@@ -159,6 +159,24 @@ async def superseded(stage: Stage) -> Running:
     return task
 
 
+async def continued(stage: Stage) -> Running:
+    """Several runs of one attempt: a wait for the next message goes on in the next run."""
+    short = stage.policy.model_validate({"limits": {"history_events": 40}})
+    async with scene(stage, Step.AWAITING_FOLLOWUP, policy=short) as at:
+        at.node.exits[1].set_result(AgentExit(turn=1, exit_code=0))
+        for _ in range(40):
+            await at.task.handle.signal(str(SignalName.NODE_READY))
+        await stage.until(f"SELECT version >> 50 = 1 FROM tasks WHERE id = '{at.task.task}'")  # noqa: S608 - ours
+        await at.task.handle.execute_update(UpdateName.FOLLOWUP, Followup(message="go on"))
+        await at.task.until("running")
+        await at.task.signal(SignalName.WORKSPACE_FINISHED, turn=2, exit_code=0)
+        at.node.exits[2].set_result(AgentExit(turn=2, exit_code=0))
+        await at.task.until("awaiting_followup")
+        await at.task.handle.execute_update(UpdateName.CLOSE)
+        await at.task.end()
+        return at.task
+
+
 PATHS: Final[dict[str, Way]] = {
     path.__name__: path
     for path in (
@@ -176,6 +194,7 @@ PATHS: Final[dict[str, Way]] = {
         cancelled_while_running,
         cleanup_pending,
         superseded,
+        continued,
     )
 }
 
@@ -189,13 +208,15 @@ def scrubbed(value: Any) -> Any:
 
 @pytest.mark.parametrize("name", PATHS)
 async def test_record(stage: Stage, name: str) -> None:
-    """Written: the history of this path, as it is today."""
+    """Written: the history of this path, as it is today; one file for each run."""
     task = await PATHS[name](stage)
     if name == "superseded":
         with pytest.raises(Exception, match="Workflow execution failed"):
             await task.handle.result()
     else:
         await task.end()
-    history = scrubbed(json.loads((await task.history()).to_json()))
     HISTORIES.mkdir(exist_ok=True)
-    (HISTORIES / f"{name}.json").write_text(json.dumps(history, separators=(",", ":")) + "\n")
+    for number, run in enumerate(await task.runs(), 1):
+        history = scrubbed(json.loads(run.to_json()))
+        file = f"{name}.json" if number == 1 else f"{name}-{number}.json"
+        (HISTORIES / file).write_text(json.dumps(history, separators=(",", ":")) + "\n")

@@ -301,6 +301,16 @@ class Running:
     async def history(self) -> WorkflowHistory:
         return await self.handle.fetch_history()
 
+    async def runs(self) -> list[WorkflowHistory]:
+        """The histories of this attempt's runs, the first one first; there are several if it continued as new."""
+        found: list[WorkflowHistory] = []
+        run: str | None = None
+        while run != "":
+            client = self.stage.environment.client
+            found.insert(0, await client.get_workflow_handle(self.handle.id, run_id=run).fetch_history())
+            run = found[0].events[0].workflow_execution_started_event_attributes.continued_execution_run_id
+        return found
+
     async def flushes(self) -> list[str]:
         """Which activities wrote to the mirror, in order: the answers that the history holds."""
         markers = [

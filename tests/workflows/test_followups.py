@@ -113,6 +113,15 @@ async def test_an_empty_message_is_refused(stage: Stage, message: str) -> None:
     assert (await task.end())["status"] == "completed"
 
 
+async def test_messages_that_wait_are_bounded(stage: Stage) -> None:
+    """Refused as input: more than continue-as-new could carry."""
+    task = await external(stage, Step.AWAITING_FOLLOWUP)
+    assert await refused(task, UpdateName.FOLLOWUP, Followup(message="ä" * 128_001)) == "input"
+    assert await say(task, "ä" * 128_000) == 2
+    await task.handle.cancel()
+    assert (await task.end())["status"] == "cancelled"
+
+
 async def test_a_cancel_ends_a_conversation(stage: Stage) -> None:
     """Cancelled in the second turn."""
     async with scene(stage, Step.AWAITING_FOLLOWUP) as at:

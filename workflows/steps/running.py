@@ -1,7 +1,6 @@
 """Until the command or agent ends: its exit code, its result, and caps on how long it may take."""
 
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import datetime
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
@@ -12,12 +11,11 @@ from domain.lifecycle import StepOutcome, TaskStatus
 from domain.messages import AgentExit
 from domain.names import supervise_queue
 from workflows.attempt import Attempt, StepFailed
-from workflows.policies import SUPERVISE_HEARTBEAT, SUPERVISE_RETRY
+from workflows.policies import AT_ONCE, SUPERVISE_HEARTBEAT, SUPERVISE_RETRY
 from workflows.ports import NodeActivities
 from workflows.steps.agent_session import agent_order
 
 SOFT, HARD, ABSOLUTE = "soft", "hard", "absolute"
-AT_ONCE: Final = timedelta(milliseconds=1)
 
 
 async def running(attempt: Attempt) -> StepOutcome:
@@ -25,7 +23,6 @@ async def running(attempt: Attempt) -> StepOutcome:
     state = attempt.state
     if state.status is not TaskStatus.IN_PROGRESS:
         attempt.emit(EventType.TASK_STARTED, turn=state.turn)
-    state.running_since = state.running_since or workflow.now()
     # Even when it is over already: no task is completed that was never in progress.
     await attempt.flush()
     if state.turn not in state.finished:
@@ -42,13 +39,14 @@ async def running(attempt: Attempt) -> StepOutcome:
         error=ended.error.model_dump(mode="json") if ended.error else None,
     )
     state.result = ended.result
+    state.ran += workflow.now() - _began(attempt)
     _check(attempt, ended)
     return StepOutcome.DONE
 
 
 def _supervise(attempt: Attempt) -> None:
     """Have the node look after the process, on the queue for long work; it outlives restarts of the node worker."""
-    attempt.supervision = workflow.start_activity_method(
+    supervision = workflow.start_activity_method(
         NodeActivities.supervise_agent,
         agent_order(attempt),
         task_queue=supervise_queue(attempt.node),
@@ -57,6 +55,7 @@ def _supervise(attempt: Attempt) -> None:
         retry_policy=SUPERVISE_RETRY,
         summary=f"look after turn {attempt.state.turn}",
     )
+    attempt.supervised_by(supervision)
 
 
 def _over(attempt: Attempt) -> bool:
@@ -64,25 +63,29 @@ def _over(attempt: Attempt) -> bool:
     return attempt.state.turn in attempt.state.finished or looked
 
 
+def _began(attempt: Attempt) -> datetime:
+    return attempt.state.visit_since or workflow.now()
+
+
 async def _until_over(attempt: Attempt) -> None:
-    began, warned = workflow.now(), False
+    began = _began(attempt)
     while not _over(attempt):
-        cap, at = _next_cap(attempt, began, warned=warned)
+        cap, at = _next_cap(attempt, began)
         if await attempt.wait(lambda: _over(attempt), within=max(at - workflow.now(), AT_ONCE)):
             continue
         seconds = (workflow.now() - began).total_seconds()
         if cap != SOFT:
             message = f"The command was still running after {seconds:g} s, its {cap} cap."
             raise StepFailed(attempt.error(f"cap_{cap}", Category.TIMEOUT, message, context={"cap": cap}))
-        warned = True
+        attempt.state.warned = True
         attempt.emit(EventType.TASK_CAP_WARNING, cap=cap, running_seconds=seconds)
         await attempt.flush()
 
 
-def _next_cap(attempt: Attempt, began: datetime, *, warned: bool) -> tuple[str, datetime]:
-    budgets, since = attempt.budgets, attempt.state.running_since or began
-    caps = [(HARD, began + budgets.running), (ABSOLUTE, since + budgets.running_absolute)]
-    if not warned:
+def _next_cap(attempt: Attempt, began: datetime) -> tuple[str, datetime]:
+    budgets, state = attempt.budgets, attempt.state
+    caps = [(HARD, began + budgets.running), (ABSOLUTE, began + budgets.running_absolute - state.ran)]
+    if not state.warned:
         caps.append((SOFT, began + budgets.running_soft))
     return min(caps, key=lambda cap: cap[1])
 

@@ -34,4 +34,5 @@ async def workspace_ready(attempt: Attempt) -> StepOutcome:
             status=ready.status,
             details=ready.details or None,
         )
+        attempt.state.ready = ready.model_copy(update={"details": {}})  # they are in the log now
     return StepOutcome.DONE
