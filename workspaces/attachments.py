@@ -36,7 +36,12 @@ async def store(layout: Layout, attachment_id: str, name: str, content: AsyncIte
             async for piece in content:
                 file.write(piece)
         write_private(own, target.name)
-        draft.replace(target)
+        # By descriptor: what a command made of the directory, a link perhaps, is not followed.
+        folder = os.open(layout.attachments, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            os.replace(draft, target.name, dst_dir_fd=folder)
+        finally:
+            os.close(folder)
     finally:
         draft.unlink(missing_ok=True)
     return target

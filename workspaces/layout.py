@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Final
 
 from domain.errors import Category, Failure
 from domain.names import WorkspaceId
+from workspaces.inside import trees
 
 PRIVATE: Final = 0o700
 # Becomes a directory's name: nothing that leads elsewhere.
@@ -106,16 +106,8 @@ class Layout:
         self.tombstone.touch()
 
     def remove(self) -> None:
-        """Remove all files, also what was made read-only."""
-        shutil.rmtree(self.base, ignore_errors=True)
-        if not self.base.exists():
-            return
-        self.base.chmod(PRIVATE)
-        for folder, _, _ in os.walk(self.base):  # top down: each is opened before it is entered
-            for entry in os.scandir(folder):
-                if entry.is_dir(follow_symlinks=False):
-                    Path(entry.path).chmod(PRIVATE)
-        shutil.rmtree(self.base, ignore_errors=True)
+        """Remove all files, also what was made read-only or very deep."""
+        trees.remove(self.base)
 
     def paths(self, attempt: int) -> dict[str, str]:
         """Return what the program is told of all this."""

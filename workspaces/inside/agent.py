@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from workspaces.inside import artifacts, changes, commands
+from workspaces.inside import artifacts, changes, commands, trees
 from workspaces.inside.callbacks import Callbacks, Unheard, now
 from workspaces.inside.output import Output
 from workspaces.inside.pulse import Pulse
@@ -22,7 +22,9 @@ def run(session: Session, secrets: dict[str, str]) -> None:
     stop = commands.Stop()
     stop.on_sigterm()
     commands.adopt_orphans()
-    if session.result.is_symlink() or session.result.exists():
+    if trees.is_folder(session.result):
+        trees.remove(session.result)
+    elif session.result.is_symlink() or session.result.exists():
         session.result.unlink()  # an earlier turn's
     outcome = _run(session, secrets, callbacks, output, stop)
     early = stop.error
@@ -102,9 +104,10 @@ def _collect(session: Session, callbacks: Callbacks, output: Output, outcome: di
     patch = changes.patch(session, output)
     if patch:
         artifacts.upload(changes.NAME, patch, callbacks, output, until=until)
-    for name, path in artifacts.found(session, output):
+    for name, file in artifacts.found(session, output):
         if patch and name == changes.NAME:
+            file.close()
             output.note(f"artifact {name} is not kept: the name is taken by the changes of the checkout")
         else:
-            artifacts.upload(name, path, callbacks, output, until=until)
+            artifacts.upload(name, file, callbacks, output, until=until)
     output.close(patience=max(1.0, until - now()))

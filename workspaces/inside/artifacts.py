@@ -7,9 +7,10 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
+from workspaces.inside import trees
 from workspaces.inside.callbacks import Callbacks, Unheard
 from workspaces.inside.output import Output
 from workspaces.inside.session import Session, problem
@@ -64,42 +65,52 @@ def _strings(value: Any) -> Iterator[str]:
             rest += item.values()
 
 
-def found(session: Session, output: Output) -> Iterator[tuple[str, Path]]:
-    """Give name and path of each artifact: all of the artifacts directory, then what the task's globs match."""
+def found(session: Session, output: Output) -> Iterator[tuple[str, BinaryIO]]:
+    """Give name and open file of each artifact: all of the artifacts directory, then what the task's globs match."""
     seen: set[str] = set()
-    sources: list[tuple[Path, Iterable[Path]]] = [(session.artifacts, _walk(session.artifacts))]
+    sources: list[tuple[Path, Iterable[Path]]] = [(session.artifacts, trees.walk(session.artifacts))]
     sources += [(session.work, _matches(session.work, pattern, output)) for pattern in session.globs]
     for root, paths in sources:
-        real = Path(os.path.realpath(root))
+        if not trees.is_folder(root):
+            # A link could lead through the whole machine.
+            output.note(f"no artifact of {root.name} is kept: links and special files are not followed")
+            continue
         for path in paths:
             name = os.path.relpath(path, root)
-            if name in seen or path.is_dir():
+            if name in seen or trees.is_folder(path):
                 continue
             seen.add(name)
-            # Equal only when no part of the way is a link or leads upwards.
-            if Path(os.path.realpath(path)) != real / name or not stat.S_ISREG(path.lstat().st_mode):
-                output.note(f"artifact {name} is not kept: links and special files are not followed")
-            elif path.stat().st_size > session.artifact_limit:
-                output.note(f"artifact {name} is not kept: it is larger than {session.artifact_limit} bytes")
-            elif len(seen) > MOST:
+            if len(seen) > MOST:
                 output.note(f"no more than {MOST} artifacts are kept")
                 return
-            else:
-                yield name, path
+            if file := _opened(session, root, name, output):
+                yield name, file
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    for folder, folders, files in os.walk(root):
-        links = [name for name in folders if (Path(folder) / name).is_symlink()]
-        folders.sort()
-        for name in sorted(files + links):
-            yield Path(folder) / name
+def _opened(session: Session, root: Path, name: str, output: Output) -> BinaryIO | None:
+    """Open an artifact, or say in the log why it is not kept."""
+    try:
+        name.encode()
+        file = trees.opened(root, name)
+    except UnicodeEncodeError:
+        output.note(f"artifact {name} is not kept: its name is no text")
+        return None
+    except OSError:
+        output.note(f"artifact {name} is not kept: links and special files are not followed")
+        return None
+    if trees.size(file) <= session.artifact_limit:
+        return file
+    file.close()
+    output.note(f"artifact {name} is not kept: it is larger than {session.artifact_limit} bytes")
+    return None
 
 
 def _matches(root: Path, pattern: str, output: Output) -> list[Path]:
+    if not trees.is_folder(root):
+        return []
     try:
         paths = sorted(root.glob(pattern))
-    except (ValueError, NotImplementedError, OSError) as error:
+    except (ValueError, NotImplementedError, OSError, RecursionError) as error:
         output.note(f"the artifact pattern {pattern!r} is not used: {error}")
         return []
     if not paths:
@@ -107,14 +118,16 @@ def _matches(root: Path, pattern: str, output: Output) -> list[Path]:
     return [path for path in paths if ".git" not in path.relative_to(root).parts[:1]]
 
 
-def upload(name: str, path: Path, callbacks: Callbacks, output: Output, *, until: float) -> None:
-    """Put one artifact; what cannot be put is said in the log, and is no reason to fail the task."""
+def upload(name: str, file: BinaryIO, callbacks: Callbacks, output: Output, *, until: float) -> None:
+    """Put one artifact and close it; what cannot be put is said in the log, and is no reason to fail the task."""
     try:
         status = callbacks.send(
-            "PUT", f"artifacts/{quote(name)}", path, "application/octet-stream", until=lambda: until
+            "PUT", f"artifacts/{quote(name)}", file, "application/octet-stream", until=lambda: until
         )
     except Unheard:
         output.note(f"artifact {name} is not kept: the API did not answer")
         return
+    finally:
+        file.close()
     if status >= 300:  # noqa: PLR2004 - the 2xx
         output.note(f"artifact {name} is not kept: the API answered {status}")

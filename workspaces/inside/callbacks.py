@@ -9,8 +9,10 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
+
+from workspaces.inside import trees
 
 TIMEOUT = 10.0  # seconds for one exchange
 FIRST_DELAY, LONGEST_DELAY = 0.2, 15.0  # seconds between tries, doubling, with jitter
@@ -54,10 +56,11 @@ class Callbacks:
         deadline = now() + patience
         return self.send("POST", path, json.dumps(body).encode(), "application/json", until=lambda: deadline)
 
-    def send(self, method: str, path: str, content: bytes | Path, kind: str, *, until: Callable[[], float]) -> int:
+    def send(self, method: str, path: str, content: bytes | BinaryIO, kind: str, *, until: Callable[[], float]) -> int:
         """Send until an answer is final, or the next try would come after `until()`: then `Unheard`.
 
-        Connection errors, 5xx, 408 and 429 are tried again; any other answer is final. A file is streamed.
+        Connection errors, 5xx, 408 and 429 are tried again; any other answer is final. A file is
+        streamed from its beginning.
         """
         delay = FIRST_DELAY
         while not (self.closing.is_set() or self.gone.is_set()):
@@ -80,7 +83,7 @@ class Callbacks:
                 self._stop()
         return status
 
-    def _once(self, method: str, path: str, content: bytes | Path, kind: str) -> tuple[int, float]:
+    def _once(self, method: str, path: str, content: bytes | BinaryIO, kind: str) -> tuple[int, float]:
         """Return the status (0: no answer) and the seconds that the server asks to wait."""
         address = urlsplit(f"{self.url}/{path}")
         secure = address.scheme == "https"
@@ -91,12 +94,10 @@ class Callbacks:
         try:
             # Read each time: every turn has a fresh one.
             headers = {"Authorization": f"Bearer {self._token.read_text('ascii').strip()}", "Content-Type": kind}
-            if isinstance(content, Path):
-                with content.open("rb") as file:
-                    headers["Content-Length"] = str(content.stat().st_size)
-                    connection.request(method, target, body=file, headers=headers)
-            else:
-                connection.request(method, target, body=content, headers=headers)
+            if not isinstance(content, bytes):
+                content.seek(0)
+                headers["Content-Length"] = str(trees.size(content))
+            connection.request(method, target, body=content, headers=headers)
             answer = connection.getresponse()
             answer.read()
             return answer.status, _retry_after(answer.headers.get("Retry-After", ""))

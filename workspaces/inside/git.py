@@ -84,10 +84,17 @@ def _with_credential(session: Session, secrets: dict[str, str], name: str) -> di
     }
 
 
-def git(arguments: list[str], *, cwd: Path, env: dict[str, str], output: Output | None = None) -> tuple[int, str]:
+def git(
+    arguments: list[str],
+    *,
+    cwd: Path,
+    env: dict[str, str],
+    output: Output | None = None,
+    stdin: Path | None = None,
+) -> tuple[int, str]:
     """Run git; return its exit code and what it said (both streams), which goes to the log too if one is given."""
     try:
-        child = commands.start(["git", *arguments], cwd=cwd, environment=env, resources={})
+        child = commands.start(["git", *arguments], cwd=cwd, environment=env, resources={}, stdin=stdin)
     except commands.Unstartable as problem_:
         return problem_.exit_code, str(problem_)
     if child.stdout is None:  # pragma: no cover - `start` always gives a pipe
@@ -96,7 +103,7 @@ def git(arguments: list[str], *, cwd: Path, env: dict[str, str], output: Output 
         said = child.stdout.read()
     if output and said:
         output.write(said)
-    return commands.wait(child), said.decode("utf-8", "replace")
+    return commands.wait(child), said.decode("utf-8", "surrogateescape")
 
 
 def clone(session: Session, repo: dict[str, Any], secrets: dict[str, str], output: Output) -> str:

@@ -57,8 +57,9 @@ class Output:
         self._news.set()
 
     def note(self, text: str) -> None:
-        """Say something of our own, on a line that shows whose it is."""
-        self.write(f"[taskrunner] {text}\n".encode("utf-8", "replace"))
+        """Say something of our own, on one line that shows whose it is: names in it may hold anything."""
+        shown = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+        self.write(f"[taskrunner] {shown}\n".encode("utf-8", "replace"))
 
     def pump(self, stream: IO[bytes]) -> threading.Thread:
         """Copy a pipe until its end, beyond the limit too: a command must never block on a full pipe."""

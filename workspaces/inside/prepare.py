@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
-from workspaces.inside import commands
+from workspaces.inside import commands, trees
 from workspaces.inside.callbacks import Callbacks, Unheard
 from workspaces.inside.git import GitFailed, clone
 from workspaces.inside.output import Output
@@ -90,7 +89,7 @@ def _set_up(session: Session, argv: list[str], secrets: dict[str, str], output: 
 def _empty(session: Session) -> None:
     """Remove what an interrupted clone left."""
     for path in session.work.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+        if trees.is_folder(path):
+            trees.remove(path)
         else:
             path.unlink()

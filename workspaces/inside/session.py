@@ -72,8 +72,8 @@ class Session:
     def end(self, outcome: dict[str, Any]) -> None:
         """Write the exit file: it is there entirely or not at all, also after a power cut."""
         target = self.control / f"{self.name}.exit.json"
-        draft = target.with_suffix(".draft")
-        with draft.open("w", encoding="utf-8") as file:
+        draft = self.control / f".{self.name}.{os.urandom(8).hex()}"  # nobody knew its name before
+        with draft.open("x", encoding="utf-8") as file:
             json.dump(outcome, file)
             file.flush()
             os.fsync(file.fileno())
