@@ -7,7 +7,7 @@ from api.auth import KeyRing
 from api.deliveries import Deliveries
 from api.deps import Context, Courier, Decode
 from api.edge import Edge
-from api.feeds import Feeds
+from api.feeds import Feeds, ProjectFeeds, TaskLogs
 from api.rates import Rates
 from api.routes import (
     artifacts,
@@ -43,6 +43,7 @@ ROUTERS = (
     *(module.router for module in (workspaces, callbacks)),
     *(module.of_workspace for module in (logs, artifacts, attachments)),
     *(module.router for module in (nodes, keys, codec, probes)),
+    stream.of_project,
 )
 
 
@@ -62,7 +63,8 @@ def create_app(
         gateway=gateway,
         courier=courier,
         deliveries=Deliveries(courier),
-        feeds=Feeds(database),
+        feeds=Feeds(database, TaskLogs(database)),
+        project_feeds=Feeds(database, ProjectFeeds(database)),
         keys=KeyRing(database),
         rates=Rates(settings.request_rate),
         tokens=TokenKeys.parse(settings.callback_keys.get_secret_value()),

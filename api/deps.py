@@ -52,6 +52,7 @@ class Context:
     courier: Courier
     deliveries: Deliveries
     feeds: Feeds
+    project_feeds: Feeds
     keys: KeyRing
     rates: Rates
     tokens: TokenKeys

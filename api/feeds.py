@@ -1,4 +1,4 @@
-"""Logs that somebody watches: one reader of the database per process, however many watch, and no queue for any of them.
+"""Logs and feeds that are watched: one reader of the database per process, and no queue for any of those who watch.
 
 A watcher has a cursor of its own. What is new is read once and shared; what is old, a watcher reads for itself.
 """
@@ -6,24 +6,26 @@ A watcher has a cursor of its own. What is new is read once and shared; what is 
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import islice
-from typing import Final
+from itertools import takewhile
+from typing import Final, Protocol
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from domain.events import EVENT_OF_OUTCOME
-from domain.names import TaskId
-from store import feed, hints
+from store import feed, hints, project_feed
 from store.engine import Database
 from store.feed import Entry
 
 log = structlog.get_logger()
 
 PAGE: Final = 500
+# Events that are numbered in one transaction.
+SEQUENCED: Final = 2000
 # Bytes of a log's newest frames that are kept for its watchers: one who falls behind further reads the database.
 SHARED: Final = 128 * 1024
 # The truth: a hint that was lost costs a watcher this long.
@@ -46,11 +48,61 @@ def frame(entry: Entry) -> Frame:
     return Frame(entry.seq, text.encode(), entry.type in _ENDS)
 
 
-class Feed:
-    """The end of one task's log, while somebody watches it."""
+class Source(Protocol):
+    """Where feeds of one kind are read: tasks' logs, or projects' feeds."""
 
-    def __init__(self, task: TaskId, head: int) -> None:
-        self.task = task
+    async def new(self, firsts: Mapping[str, int]) -> Mapping[str, list[Entry] | None]:
+        """Return what these feeds hold from a number on, at most PAGE of each; None for one that is gone."""
+
+    def grown(self, tasks: AbstractSet[str], watched: AbstractSet[str]) -> Iterable[str]:
+        """Return which of the watched feeds may have grown with these tasks."""
+
+
+class TaskLogs:
+    """Tasks' logs, by the task's id and the event's `seq`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def new(self, firsts: Mapping[str, int]) -> Mapping[str, list[Entry] | None]:
+        """Read them all with one query."""
+        async with self._database.read() as connection:
+            return await feed.new(connection, firsts, limit=PAGE)
+
+    def grown(self, tasks: AbstractSet[str], watched: AbstractSet[str]) -> Iterable[str]:
+        """Return the tasks that are watched."""
+        return tasks & watched
+
+
+class ProjectFeeds:
+    """Projects' feeds, by a number of their own that is given here, as long as somebody reads."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def new(self, firsts: Mapping[str, int]) -> Mapping[str, list[Entry] | None]:
+        """Number what was committed, then read."""
+        await self.sequence()
+        async with self._database.read() as connection:
+            return dict(await project_feed.new(connection, firsts, limit=PAGE))
+
+    def grown(self, tasks: AbstractSet[str], watched: AbstractSet[str]) -> Iterable[str]:
+        """Return all: whose tasks they are is not looked up."""
+        return watched if tasks else ()
+
+    async def sequence(self) -> None:
+        """Number all that was committed before."""
+        more = True
+        while more:
+            async with self._database.commit("feeds.sequence") as connection:
+                more = await project_feed.sequence(connection, most=SEQUENCED)
+
+
+class Feed:
+    """The end of one log or feed, while somebody watches it."""
+
+    def __init__(self, key: str, head: int) -> None:
+        self.key = key
         self.head = head
         self.watchers = 0
         self.gone = False
@@ -61,7 +113,7 @@ class Feed:
     def append(self, entries: Iterable[Entry]) -> None:
         """Take in what is new, and wake who waits for it."""
         for entry in entries:
-            if entry.seq == self.head + 1:
+            if entry.seq > self.head:
                 self._share(frame(entry))
                 self.head = entry.seq
         self.wake()
@@ -91,21 +143,23 @@ class Feed:
         """Return the frames from the cursor on; None when they are not among those that are kept."""
         if not self._shared or cursor < self._shared[0].seq:
             return None
-        return list(islice(self._shared, cursor - self._shared[0].seq, None))
+        # From the end: a watcher has most of it already.
+        return list(takewhile(lambda frame: frame.seq >= cursor, reversed(self._shared)))[::-1]
 
 
 class Feeds:
-    """The logs that are watched in this process; nothing runs while none is."""
+    """The feeds of one source that are watched in this process; nothing runs while none is."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, source: Source) -> None:
         self._database = database
-        self._feeds: dict[TaskId, Feed] = {}
+        self._source = source
+        self._feeds: dict[str, Feed] = {}
         self._reading: asyncio.Task[None] | None = None
 
     @contextmanager
-    def watching(self, task: TaskId, head: int) -> Iterator[Feed]:
-        """Watch a log, of which `head` is the last known number."""
-        found = self._feeds.setdefault(task, Feed(task, head))
+    def watching(self, key: str, head: int) -> Iterator[Feed]:
+        """Watch a feed, of which `head` is the last known number."""
+        found = self._feeds.setdefault(key, Feed(key, head))
         found.watchers += 1
         if self._reading is None:
             self._reading = asyncio.ensure_future(self._read())
@@ -115,7 +169,7 @@ class Feeds:
         finally:
             found.watchers -= 1
             if not found.watchers:
-                del self._feeds[task]
+                del self._feeds[key]
             if not self._feeds and self._reading is not None:
                 self._reading.cancel()
                 self._reading = None
@@ -130,12 +184,12 @@ class Feeds:
             found.gone = True
             found.wake()
 
-    def watched(self, task: TaskId) -> int:
-        """Return how many watch this task."""
-        return self._feeds[task].watchers if task in self._feeds else 0
+    def watched(self, key: str) -> int:
+        """Return how many watch this one."""
+        return self._feeds[key].watchers if key in self._feeds else 0
 
     async def follow(self, found: Feed, first: int, *, quiet: float) -> AsyncIterator[list[Frame]]:
-        """Give the log's frames from `first` on, each once and in order, until the task is gone.
+        """Give the frames from `first` on, each once and in order, until the feed is gone.
 
         Gives none after so many seconds in which none came.
         """
@@ -146,34 +200,29 @@ class Feeds:
                 continue
             frames = found.shared(cursor)
             if frames is None:
-                frames = await self._backlog(found.task, cursor)
-            if frames:
-                cursor = frames[-1].seq + 1
-                yield frames
-
-    async def _backlog(self, task: TaskId, first: int) -> list[Frame]:
-        async with self._database.read() as connection:
-            entries = (await feed.new(connection, {task: first}, limit=PAGE))[task]
-        return [frame(entry) for entry in entries or ()]
+                frames = [frame(entry) for entry in (await self._source.new({found.key: cursor})).get(found.key) or ()]
+            if not frames:
+                cursor = found.head + 1  # what was there is deleted
+                continue
+            cursor = frames[-1].seq + 1
+            yield frames
 
     async def _read(self) -> None:
         async with aclosing(hints.listen(self._database, look_again=LOOK_AGAIN)) as grown:
             async for tasks in grown:
-                watched = self._feeds if tasks is None else tasks & self._feeds.keys()
+                watched = self._feeds if tasks is None else self._source.grown(tasks, self._feeds.keys())
                 try:
-                    await self._take_in({task: self._feeds[task] for task in watched})
+                    await self._take_in({key: self._feeds[key] for key in watched})
                 except (SQLAlchemyError, OSError) as error:
                     # The next look sees it.
                     log.warning("feeds.unreachable", error=str(error).splitlines()[0])
 
-    async def _take_in(self, feeds: Mapping[TaskId, Feed]) -> None:
+    async def _take_in(self, feeds: Mapping[str, Feed]) -> None:
         while feeds:
-            firsts = {task: found.head + 1 for task, found in feeds.items()}
-            async with self._database.read() as connection:
-                new = await feed.new(connection, firsts, limit=PAGE)
-            for task, entries in new.items():
+            new = await self._source.new({key: found.head + 1 for key, found in feeds.items()})
+            for key, entries in new.items():
                 if entries is None:
-                    feeds[task].gone = True
+                    feeds[key].gone = True
                 if entries is None or entries:
-                    feeds[task].append(entries or ())
-            feeds = {task: found for task, found in feeds.items() if len(new.get(task) or ()) == PAGE}
+                    feeds[key].append(entries or ())
+            feeds = {key: found for key, found in feeds.items() if len(new.get(key) or ()) == PAGE}

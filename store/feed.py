@@ -10,20 +10,17 @@ from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.lifecycle import TaskStatus
-from domain.names import ProjectId, TaskId
+from domain.names import ProjectId
 from store.models import Task
 
-# The envelope is text from here on: taken apart and put together again it would cost more than all the rest.
 # One row at least for each log that is asked for: with no `seq` where nothing is new, with no `known` where it is gone.
 _NEW: Final = text("""
-SELECT w.id, t.id IS NOT NULL AS known, e.seq, e.type, json_build_object(
-  'task_id', w.id, 'run_id', t.run_id, 'attempt', e.attempt, 'seq', e.seq,
-  'ts', to_char(e.ts AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-  'type', e.type, 'v', 1, 'source', e.source, 'step', e.step, 'data', e.data
-)::text AS envelope
+SELECT w.id, t.id IS NOT NULL AS known, e.seq, e.type, event_envelope(t, e) AS envelope
 FROM unnest(CAST(:tasks AS text[]), CAST(:firsts AS bigint[])) AS w (id, first)
 LEFT JOIN tasks t ON t.id = w.id
-LEFT JOIN LATERAL (SELECT * FROM events WHERE task_id = t.id AND seq >= w.first ORDER BY seq LIMIT :limit) e ON true
+LEFT JOIN LATERAL (
+  SELECT events.* FROM events WHERE task_id = t.id AND seq >= w.first ORDER BY seq LIMIT :limit
+) e ON true
 ORDER BY w.id, e.seq
 """)
 
@@ -51,15 +48,13 @@ async def head(connection: AsyncConnection, project: ProjectId, task: str) -> He
     return Head(last_seq=row.last_seq, terminal=TaskStatus(row.status).terminal) if row else None
 
 
-async def new(
-    connection: AsyncConnection, firsts: Mapping[TaskId, int], *, limit: int
-) -> dict[TaskId, list[Entry] | None]:
+async def new(connection: AsyncConnection, firsts: Mapping[str, int], *, limit: int) -> dict[str, list[Entry] | None]:
     """Return for each task its events from a `seq` on, at most `limit` of each; None for one that is gone.
 
     Events of a task get their numbers in the order of their commits: nothing is committed later before what is seen.
     """
     parameters = {"tasks": list(firsts), "firsts": list(firsts.values()), "limit": limit}
-    found: dict[TaskId, list[Entry] | None] = {}
+    found: dict[str, list[Entry] | None] = {}
     for task, some in groupby(await connection.execute(_NEW, parameters), key=itemgetter(0)):
         rows = list(some)
         found[task] = [Entry(*row[2:]) for row in rows if row.seq is not None] if rows[0].known else None

@@ -33,6 +33,8 @@ FUNCTIONS = (
     "receive_callback",
     "append_log",
     "note_progress",
+    "event_envelope",
+    "sequence_feeds",
 )
 
 GUARDED: Mapping[str, Mapping[Any, frozenset[Any]]] = {

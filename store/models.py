@@ -150,12 +150,48 @@ class EventRow(Base):
     step: Mapped[str | None]
     data: Mapped[dict[str, Any]]
     key: Mapped[str]
+    xid: Mapped[int] = mapped_column(BigInteger, server_default=text("(pg_current_xact_id()::text::bigint)"))
     __table_args__ = (
         one_of("type", EventType),
         one_of("source", EventSource),
         one_of("step", Step),
         Index(None, "task_id", "key", unique=True),
+        Index(None, "xid"),
     )
+
+
+class FeedRow(Base):
+    """A feed: the events of many tasks under one numbering of its own."""
+
+    __tablename__ = "feeds"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    last_seq: Mapped[int] = mapped_column(BigInteger)
+
+
+class FeedEntry(Base):
+    """An event's number in a feed; a deleted task's are gone."""
+
+    __tablename__ = "feed_entries"
+    feed: Mapped[str] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
+    task_seq: Mapped[int] = mapped_column(BigInteger)
+    __table_args__ = (Index(None, "task_id"),)
+
+
+class Fed(Base):
+    """Up to which `seq` a task's events have their numbers in its feeds."""
+
+    __tablename__ = "fed"
+    task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger)
+
+
+class FeedHorizon(Base):
+    """The transaction below which every event has its numbers: one row."""
+
+    __tablename__ = "feed_horizon"
+    xid: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
 
 
 class Outbox(Base):

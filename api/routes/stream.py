@@ -1,4 +1,4 @@
-"""`/v1/tasks/{id}/stream`: the log as Server-Sent Events, backlog first, then live."""
+"""`/v1/tasks/{id}/stream` and `/v1/stream`: events as Server-Sent Events, backlog first, then live."""
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, Final
@@ -10,14 +10,15 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.deps import Context, Ctx, Reader
-from api.feeds import Frame
+from api.feeds import Frame, ProjectFeeds
 from api.problems import Problem
 from api.schemas.pages import LARGEST
 from domain.names import ProjectId, TaskId
-from store import feed
+from store import feed, project_feed
 from store.feed import Head
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+of_project = APIRouter(prefix="/v1", tags=["tasks"])
 
 PING: Final = 15
 COMMENT: Final = b": still here\n\n"
@@ -31,6 +32,10 @@ STREAM: Final[dict[int | str, dict[str, Any]]] = {
     },
     204: {"description": "The task has ended and the cursor stands at the end of its log"},
 }
+
+
+First = Annotated[str, Query(alias="fromSeq", description="Start here, inclusive.")]
+Last = Annotated[str | None, Header(alias="Last-Event-ID", description="Go on after this one; wins over `fromSeq`.")]
 
 
 class Stream(EventSourceResponse):
@@ -49,36 +54,46 @@ async def stream(
     ctx: Ctx,
     caller: Reader,
     task_id: str,
-    first: Annotated[str, Query(alias="fromSeq", description="Start here, inclusive.")] = "1",
-    last: Annotated[
-        str | None, Header(alias="Last-Event-ID", description="Go on after this one; wins over `fromSeq`.")
-    ] = None,
+    first: First = "1",
+    last: Last = None,
 ) -> Response:
     """End with the task's terminal event; a retry opens the log again."""
     head = await _head(ctx, caller.project, task_id)
-    cursor = max(_number(first), 1) if last is None else _number(last) + 1
-    if cursor > head.last_seq + 1:
-        raise Problem("bad_cursor", f"the log ends at {head.last_seq}")
+    cursor = _cursor(first, last, head.last_seq)
     if head.terminal and cursor == head.last_seq + 1:
         return Response(status_code=204)
-    return Stream(
-        _frames(ctx, caller.project, TaskId(task_id), cursor, head),
-        ping=0,  # a silence is ended by the frames themselves: a task less for each reader
-        send_timeout=STALLED,
-        sep="\n",
-    )
+    return _stream(_of_task(ctx, caller.project, TaskId(task_id), cursor, head))
 
 
-async def _frames(ctx: Context, project: ProjectId, task: TaskId, cursor: int, head: Head) -> AsyncIterator[bytes]:
+@of_project.get("/stream", response_class=Stream, responses={200: STREAM[200]}, summary="Watch all tasks of a project")
+async def stream_project(ctx: Ctx, caller: Reader, first: First = "1", last: Last = None) -> Response:
+    """Number the events of all tasks anew, in an order in which each task's own is kept; it has no end."""
+    feed_id = project_feed.feed_of(caller.project)
+    await ProjectFeeds(ctx.database).sequence()
+    async with ctx.database.read() as connection:
+        head = await project_feed.head(connection, feed_id)
+    return _stream(_of_project(ctx, feed_id, _cursor(first, last, head), head))
+
+
+def _stream(frames: AsyncIterator[bytes]) -> Stream:
+    # A silence is ended by the frames themselves: a task less for each reader.
+    return Stream(frames, ping=0, send_timeout=STALLED, sep="\n")
+
+
+async def _of_project(ctx: Context, feed_id: str, cursor: int, head: int) -> AsyncIterator[bytes]:
+    with ctx.project_feeds.watching(feed_id, head) as watched:
+        async for frames in ctx.project_feeds.follow(watched, cursor, quiet=PING):
+            for piece in _pieces(frames) if frames else (COMMENT,):
+                yield piece
+
+
+async def _of_task(ctx: Context, project: ProjectId, task: TaskId, cursor: int, head: Head) -> AsyncIterator[bytes]:
     with ctx.feeds.watching(task, head.last_seq) as watched:
         async for frames in ctx.feeds.follow(watched, cursor, quiet=PING):
-            if not frames:
-                yield COMMENT
-                continue
-            for piece in _pieces(frames):
+            for piece in _pieces(frames) if frames else (COMMENT,):
                 yield piece
             # The terminal event is the last one, unless a retry has come after it.
-            if frames[-1].last:
+            if frames and frames[-1].last:
                 async with ctx.database.read() as connection:
                     now = await feed.head(connection, project, task)
                 if now is None or (now.terminal and now.last_seq == frames[-1].seq):
@@ -103,6 +118,14 @@ async def _head(ctx: Context, project: ProjectId, task: str) -> Head:
     if found is None:
         raise Problem("not_found")
     return found
+
+
+def _cursor(first: str, last: str | None, head: int) -> int:
+    """Return the number to begin with; raises Problem for one beyond the next."""
+    cursor = max(_number(first), 1) if last is None else _number(last) + 1
+    if cursor > head + 1:
+        raise Problem("bad_cursor", f"the log ends at {head}")
+    return cursor
 
 
 def _number(text: str) -> int:

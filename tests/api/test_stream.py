@@ -220,3 +220,34 @@ async def test_a_reader_that_stops_reading_is_dropped(
         await attempt.flush(attempt.event(EventType.DEBUG_TRACE, data={"padding": "x" * 200_000}))
     await eventually(lambda: not feeds.watched(attempt.task))
     stalled.close()
+
+
+async def test_a_project_is_watched_as_a_whole(api: Api, watch: Watcher) -> None:
+    """Each event of its tasks once, under ids 1, 2, … of its own; each task's in order; what comes later is live."""
+    headers = await api.key(project="watched")
+    bodies = [{"name": name, "command": ["true"], "provider": "external", "start": False} for name in ("a", "b", "c")]
+    tasks = [(await api.client.post("/v1/tasks", json=body, headers=headers)).json()["id"] for body in bodies[:2]]
+    reader = asyncio.create_task(read(f"{watch.address}/v1/stream", headers, until=5))
+    tasks.append((await api.client.post("/v1/tasks", json=bodies[2], headers=headers)).json()["id"])
+    for task in tasks[:2]:
+        assert (await api.client.post(f"/v1/tasks/{task}/cancel", headers=headers)).status_code == 200
+    reading = await reader
+    assert reading.ids == [1, 2, 3, 4, 5]
+    got = [(frame.envelope["task_id"], frame.envelope["seq"], frame.type) for frame in reading.frames]
+    assert sorted(got) == sorted(
+        [(task, 1, "task.created") for task in tasks] + [(task, 2, "task.cancelled") for task in tasks[:2]]
+    )
+    resumed = await read(f"{watch.address}/v1/stream", headers | {"Last-Event-ID": "3"}, until=5)
+    assert [frame.envelope for frame in resumed.frames] == [frame.envelope for frame in reading.frames[3:]]
+
+
+async def test_a_project_sees_nothing_of_another(api: Api, watch: Watcher) -> None:
+    """A new project's stream begins at 1, whatever others have; a cursor beyond the end is 400."""
+    await api.create(start=False)
+    headers = await api.key(project="lonely")
+    response = await api.client.get("/v1/stream", params={"fromSeq": 2}, headers=headers)
+    assert response.json()["code"] == "bad_cursor"
+    body = {"command": ["true"], "provider": "external", "start": False}
+    mine = (await api.client.post("/v1/tasks", json=body, headers=headers)).json()["id"]
+    reading = await read(f"{watch.address}/v1/stream", headers, until=1)
+    assert [frame.envelope["task_id"] for frame in reading.frames] == [mine]

@@ -45,6 +45,7 @@ class Rule:
     door: Door | None = None
     hides: str | None = None
     operators: bool = False  # only of the project `default`
+    page: bool = True  # a GET without an id answers with a page of the project's own things
     params: Mapping[str, str] = field(default_factory=dict)
     body: Any = None
     repeat: Repeat | str | None = None  # a string: why it needs no key
@@ -97,6 +98,8 @@ TABLE: Final[Mapping[str, Rule]] = {
     "POST /v1/tasks/{task_id}/retry": Rule(scopes=WRITE, hides="task_id", repeat=Repeat(path=failed)),
     "GET /v1/tasks/{task_id}/events": Rule(scopes=READ, hides="task_id"),
     "GET /v1/tasks/{task_id}/stream": Rule(scopes=READ, hides="task_id"),
+    # A cursor beyond the end: an answer that ends, from behind the door.
+    "GET /v1/stream": Rule(scopes=READ, params={"fromSeq": "1000000"}, page=False),
     "GET /v1/tasks/{task_id}/attempts": Rule(scopes=READ, hides="task_id"),
     "GET /v1/tasks/{task_id}/explain": Rule(scopes=READ, hides="task_id"),
     "GET /v1/tasks/{task_id}/logs": Rule(scopes=READ, hides="task_id"),

@@ -1,0 +1,48 @@
+"""A project's feed: the events of all its tasks, under one numbering that is given after their commits.
+
+Nobody numbers while nobody reads: a write touches its own task only, and whoever reads has what is new numbered first.
+"""
+
+from collections.abc import Mapping
+from itertools import groupby
+from operator import itemgetter
+from typing import Final
+
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.names import ProjectId
+from store.feed import Entry
+from store.models import FeedRow
+
+_SEQUENCE: Final = text("SELECT sequence_feeds(:most)")
+_NEW: Final = text("""
+SELECT w.id, n.seq, e.type, event_envelope(t, e) AS envelope
+FROM unnest(CAST(:feeds AS text[]), CAST(:firsts AS bigint[])) AS w (id, first)
+JOIN LATERAL (SELECT * FROM feed_entries WHERE feed = w.id AND seq >= w.first ORDER BY seq LIMIT :limit) n ON true
+JOIN events e ON e.task_id = n.task_id AND e.seq = n.task_seq
+JOIN tasks t ON t.id = n.task_id
+ORDER BY w.id, n.seq
+""")
+
+
+def feed_of(project: ProjectId) -> str:
+    """Return the id of a project's feed."""
+    return f"project:{project}"
+
+
+async def sequence(connection: AsyncConnection, *, most: int) -> bool:
+    """Number what has been committed, about `most` events of it; returns whether there is more. A transaction."""
+    return bool((await connection.execute(_SEQUENCE, {"most": most})).scalar_one())
+
+
+async def head(connection: AsyncConnection, feed: str) -> int:
+    """Return the last number of a feed; 0 of one that holds nothing."""
+    return (await connection.execute(select(FeedRow.last_seq).where(FeedRow.id == feed))).scalar_one_or_none() or 0
+
+
+async def new(connection: AsyncConnection, firsts: Mapping[str, int], *, limit: int) -> dict[str, list[Entry]]:
+    """Return for each feed with something new its entries from a number on, at most `limit` of each."""
+    parameters = {"feeds": list(firsts), "firsts": list(firsts.values()), "limit": limit}
+    rows = await connection.execute(_NEW, parameters)
+    return {feed: [Entry(*row[1:]) for row in some] for feed, some in groupby(rows, key=itemgetter(0))}
