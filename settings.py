@@ -50,6 +50,7 @@ class Settings(BaseSettings):
         description="`id:hex,…`, 32 bytes each: encrypt what Temporal keeps of tasks; the first one encrypts.",
     )
     callback_token: Span = Field(default=timedelta(hours=72), description="How long a callback token lives.")
+    session: Span = Field(default=timedelta(hours=1), description="How long a browser's session lasts.")
     stuck_after: Span = Field(default=timedelta(hours=1), description="When an unchanged task counts as stuck.")
     idempotency: Span = Field(default=timedelta(hours=24), description="How long an Idempotency-Key is kept.")
 

@@ -22,6 +22,7 @@ from api.routes import (
     nodes,
     probes,
     retries,
+    sessions,
     stream,
     tasks,
     workspaces,
@@ -42,7 +43,7 @@ ROUTERS = (
     *(module.router for module in (logs, artifacts, attachments)),
     *(module.router for module in (workspaces, callbacks)),
     *(module.of_workspace for module in (logs, artifacts, attachments)),
-    *(module.router for module in (nodes, keys, codec, probes)),
+    *(module.router for module in (nodes, keys, sessions, codec, probes)),
     stream.of_project,
 )
 

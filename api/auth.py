@@ -1,18 +1,22 @@
-"""API keys at the door: 256 random bits, looked up by their SHA-256, remembered for a few seconds."""
+"""API keys and sessions at the door: 256 random bits, looked up by their SHA-256, remembered for a few seconds."""
 
 import re
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.names import NodeId, ProjectId, Scope
-from store import keys
+from store import keys, sessions
 from store.engine import Database
 
 PREFIX: Final = "tr_"
-_SHAPE: Final = re.compile(r"tr_[A-Za-z0-9_-]{43}")
+SESSION_PREFIX: Final = "trs_"
+_RANDOM: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 # A key that another process revoked is admitted here for at most this long.
 REMEMBERED: Final = timedelta(seconds=3)
 _MOST_REMEMBERED: Final = 10_000
@@ -21,6 +25,11 @@ _MOST_REMEMBERED: Final = 10_000
 def new_key() -> str:
     """Return the text of a new key."""
     return PREFIX + secrets.token_urlsafe(32)
+
+
+def new_session() -> str:
+    """Return the text of a new session."""
+    return SESSION_PREFIX + secrets.token_urlsafe(32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +46,9 @@ class Caller:
         return Scope.ADMIN in self.scopes or not self.scopes.isdisjoint(scopes)
 
 
+Find = Callable[[AsyncConnection, bytes], Awaitable[dict[str, Any] | None]]
+
+
 class KeyRing:
     """Finds callers by their keys, and remembers those it found, so that a request costs no query for its key."""
 
@@ -46,14 +58,21 @@ class KeyRing:
 
     async def caller(self, key: str) -> Caller | None:
         """Return who has this key; None for an unknown, malformed or revoked one."""
-        if not _SHAPE.fullmatch(key):
+        return await self._behind(key, PREFIX, keys.find)
+
+    async def visitor(self, session: str) -> Caller | None:
+        """Return whose session this is; None for an unknown, malformed or expired one, or one of a revoked key."""
+        return await self._behind(session, SESSION_PREFIX, sessions.find)
+
+    async def _behind(self, text: str, prefix: str, find: Find) -> Caller | None:
+        if not text.startswith(prefix) or not _RANDOM.fullmatch(text, len(prefix)):
             return None
-        sha256 = keys.sha256_of(key)
+        sha256 = keys.sha256_of(text)
         until, known = self._known.get(sha256, (0.0, None))
         if known and until > time.monotonic():
             return known
         async with self._database.read() as connection:
-            row = await keys.find(connection, sha256)
+            row = await find(connection, sha256)
         if row is None:
             self.forget(sha256)
             return None

@@ -23,6 +23,8 @@ from workflows.gateway import Gateway, Sent
 
 # Longer than the engine's own limit for a start, so that nobody sends what its owner is still sending.
 INTENT_LEASE: Final = timedelta(seconds=15)
+# Read by GET only, and sent by the browser to this site only: nothing that changes anything can be forged with it.
+SESSION_COOKIE: Final = "taskrunner_session"
 
 
 class Courier(Protocol):
@@ -82,7 +84,10 @@ def needs(*scopes: Scope) -> Callable[[Request], Coroutine[Any, Any, Caller]]:
 
     async def admitted(request: Request) -> Caller:
         ctx = await context(request)
-        caller = await ctx.keys.caller(bearer(request))
+        if request.method == "GET" and "authorization" not in request.headers:
+            caller = await ctx.keys.visitor(request.cookies.get(SESSION_COOKIE, ""))
+        else:
+            caller = await ctx.keys.caller(bearer(request))
         if caller is None:
             raise Problem("unauthorized")
         if not ctx.rates.admit(caller.key_id):
@@ -113,4 +118,5 @@ Writer = Annotated[Caller, Depends(needs(Scope.TASKS_WRITE))]
 WorkspaceReader = Annotated[Caller, Depends(needs(Scope.TASKS_READ, Scope.WORKSPACES_WRITE))]
 Controller = Annotated[Caller, Depends(needs(Scope.WORKSPACES_WRITE))]
 Operator = Annotated[Caller, Depends(needs(Scope.NODES_WRITE))]
+Anybody = Annotated[Caller, Depends(needs(*Scope))]
 Admin = Annotated[Caller, Depends(needs(Scope.ADMIN))]

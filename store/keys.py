@@ -12,7 +12,7 @@ from domain.ids import new_id
 from domain.names import NodeId, ProjectId, Scope
 from store.models import ApiKey
 
-_SHOWN = (
+SHOWN = (
     ApiKey.id,
     ApiKey.project,
     ApiKey.name,
@@ -47,12 +47,12 @@ async def ensure(
         "node_id": node_id,
     }
     await connection.execute(insert(ApiKey).values(values).on_conflict_do_nothing(index_elements=["sha256"]))
-    return dict((await connection.execute(select(*_SHOWN).where(ApiKey.sha256 == sha256))).mappings().one())
+    return dict((await connection.execute(select(*SHOWN).where(ApiKey.sha256 == sha256))).mappings().one())
 
 
 async def find(connection: AsyncConnection, sha256: bytes) -> dict[str, Any] | None:
     """Return the key with this hash, unless it was revoked."""
-    statement = select(*_SHOWN).where(ApiKey.sha256 == sha256, ApiKey.revoked_at.is_(None))
+    statement = select(*SHOWN).where(ApiKey.sha256 == sha256, ApiKey.revoked_at.is_(None))
     row = (await connection.execute(statement)).mappings().one_or_none()
     return dict(row) if row else None
 
@@ -61,7 +61,7 @@ async def page(
     connection: AsyncConnection, project: ProjectId, *, before: str | None, limit: int
 ) -> list[dict[str, Any]]:
     """Return up to `limit` keys, newest first, revoked ones too."""
-    statement = select(*_SHOWN).where(ApiKey.project == project)
+    statement = select(*SHOWN).where(ApiKey.project == project)
     if before is not None:
         statement = statement.where(ApiKey.id < before)
     rows = (await connection.execute(statement.order_by(ApiKey.id.desc()).limit(limit))).mappings()

@@ -391,6 +391,17 @@ class ApiKey(Base):
     revoked_at: Mapped[datetime | None]
 
 
+class Session(Base):
+    """What a browser has in the place of a key, for a while."""
+
+    __tablename__ = "sessions"
+    sha256: Mapped[bytes] = mapped_column(primary_key=True)
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    expires_at: Mapped[datetime]
+    __table_args__ = (Index(None, "key_id"), Index(None, "expires_at"))
+
+
 class Idempotency(Base):
     """The answer that a POST with this key got."""
 

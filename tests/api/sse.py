@@ -22,14 +22,16 @@ async def eventually(fact: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def listening(app: FastAPI) -> AsyncIterator[str]:
-    """Serve an application on a free port of the loopback; give its address."""
-    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2)
+async def listening(app: FastAPI, *, port: int = 0) -> AsyncIterator[str]:
+    """Serve an application on this port of the loopback, or on a free one; give its address."""
+    config = uvicorn.Config(
+        app, port=port, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
+    )
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve())
     await eventually(lambda: server.started)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
+    bound = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{bound}"
     server.should_exit = True
     await running
 

@@ -130,7 +130,7 @@ async def test_nothing_is_read_before_the_credential(scene: Scene, route: str) -
     assert answer.status_code == 401
 
 
-@pytest.mark.parametrize("route", BY_KEY)
+@pytest.mark.parametrize("route", [route for route in BY_KEY if not set(TABLE[route].scopes).issuperset(EVERY_SCOPE)])
 async def test_a_scope_that_is_too_small_is_403(scene: Scene, route: str) -> None:
     """A key with all scopes but those that open the route; the answer names those, and the task's end is untouched."""
     rule = TABLE[route]
