@@ -15,6 +15,7 @@ from api.routes import (
     attempts,
     callbacks,
     codec,
+    deletions,
     events,
     explanations,
     keys,
@@ -39,7 +40,7 @@ DESCRIPTION = (
 # The API's own, as in its paths; the package has another.
 VERSION = "1"
 ROUTERS = (
-    *(module.router for module in (tasks, retries, events, stream, attempts, explanations)),
+    *(module.router for module in (tasks, retries, deletions, events, stream, attempts, explanations)),
     *(module.router for module in (logs, artifacts, attachments)),
     *(module.router for module in (workspaces, callbacks)),
     *(module.of_workspace for module in (logs, artifacts, attachments)),

@@ -1,4 +1,4 @@
-"""`taskrunner tasks …`: look at tasks, cancel them, retry them."""
+"""`taskrunner tasks …`: look at tasks, cancel, retry and delete them."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from cli.follow import Follower
 from cli.remote import connect
 from cli.screen import JsonOption, clock, coloured, console, print_json, table
 
-app = typer.Typer(help="Look at tasks, cancel them, retry them.", no_args_is_help=True)
+app = typer.Typer(help="Look at tasks, cancel, retry and delete them.", no_args_is_help=True)
 
 TaskId = Annotated[str, typer.Argument(help="The task's id.")]
 Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
@@ -210,3 +210,16 @@ def retry(
         print_json(task)
         return
     console().print(f"attempt {task['attempt']} of {task_id} is {coloured(task['status'])}")
+
+
+@app.command()
+def delete(
+    task_ids: Annotated[list[str], typer.Argument(help="The tasks' ids.", metavar="TASK_ID...")],
+    *,
+    data_dir: DataDirOption = DEFAULT,
+) -> None:
+    """Delete tasks that have ended, with their logs and artifacts."""
+    with connect(data_dir) as remote:
+        for task_id in task_ids:
+            remote.delete(f"/v1/tasks/{task_id}")
+            console().print(f"deleted {task_id}")

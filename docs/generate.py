@@ -143,7 +143,8 @@ def kind(field: FieldInfo) -> str:
         (str, "text"),
     ]
     found = [name for annotation, name in names if field.annotation is annotation]
-    return found[0] if found else "path" if "Path" in str(field.annotation) else "JSON"
+    shown = str(field.annotation)
+    return found[0] if found else "path" if "Path" in shown else "duration" if "timedelta" in shown else "JSON"
 
 
 def rows(model: type[BaseModel], prefix: str) -> Iterator[list[str]]:

@@ -3,6 +3,7 @@
 import hashlib
 import sys
 import uuid
+from datetime import datetime
 
 from domain.names import TaskId, WorkspaceId
 
@@ -15,6 +16,12 @@ else:
 def new_id() -> str:
     """Return a new UUIDv7 as text: ids sort by the time of their making (RFC 9562, section 5.7)."""
     return str(_uuid7())
+
+
+def first_id(moment: datetime) -> str:
+    """Return the least id that can be made at this time: all that are less were made before."""
+    text = f"{int(moment.timestamp() * 1000):012x}"
+    return f"{text[:8]}-{text[8:]}-7000-8000-000000000000"
 
 
 def workspace_id(task_id: TaskId, attempt: int, visit: int) -> WorkspaceId:

@@ -106,6 +106,17 @@ class Supervision(BaseModel):
     )
 
 
+class Retention(BaseModel):
+    """How long what belongs to tasks that have ended is kept, counted from their end; nothing is deleted by default."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tasks: Span | None = Field(default=None, description="Whole tasks, with their events and all below.")
+    logs: Span | None = Field(default=None, description="The output of their attempts.")
+    artifacts: Span | None = Field(default=None, description="The files that they left.")
+    attachments: Span | None = Field(default=None, description="Uploads that no task names, counted from the upload.")
+
+
 class Policy(BaseModel):
     """All that a TaskRunner needs to know of the settings."""
 

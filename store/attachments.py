@@ -26,8 +26,9 @@ async def add(
 
 
 async def missing(connection: AsyncConnection, project: ProjectId, ids: Sequence[AttachmentId]) -> list[AttachmentId]:
-    """Return those of the ids that are no attachment of this project."""
+    """Return those of the ids that are no attachment of this project; the others are kept from retention meanwhile."""
     statement = select(Attachment.id).where(Attachment.project == project, Attachment.id.in_(ids))
+    statement = statement.with_for_update(read=True, key_share=True)
     known = set((await connection.execute(statement)).scalars())
     return [attachment for attachment in ids if attachment not in known]
 

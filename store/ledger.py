@@ -27,6 +27,10 @@ WITH taken AS (
 UPDATE workspaces SET status = 'stopping', updated_at = clock_timestamp()
 FROM taken WHERE id = taken.tag AND status = 'retained'
 """)
+# What was released of a task that was deleted is nobody's history any more.
+_FORGET: Final = text("""
+DELETE FROM ledger WHERE task_id = :task AND state = 'released' AND NOT EXISTS (SELECT FROM tasks WHERE id = :task)
+""")
 _RELEASE: Final = text("SELECT release_attempt(:task, :attempt, true)")
 
 
@@ -57,7 +61,9 @@ async def release(connection: AsyncConnection, task: TaskId, attempt: int) -> in
     """Release all that an ended attempt holds and grant its slots; returns to how many, or None while it is live."""
     if await _live(connection, task, attempt):
         return None
-    return int((await connection.execute(_RELEASE, {"task": task, "attempt": attempt})).scalar_one())
+    granted = int((await connection.execute(_RELEASE, {"task": task, "attempt": attempt})).scalar_one())
+    await connection.execute(_FORGET, {"task": task})
+    return granted
 
 
 async def _live(connection: AsyncConnection, task: TaskId, attempt: int) -> bool:

@@ -134,6 +134,12 @@ class Task(Base):
         Index(None, "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
         Index("tasks_open_ix", "checked_at", postgresql_where=text(OPEN)),
         Index(None, "finished_at"),
+        Index(
+            "tasks_attachments_ix",
+            text("(spec -> 'attachments')"),
+            postgresql_using="gin",
+            postgresql_where=text("spec ? 'attachments'"),
+        ),
     )
 
 

@@ -1,10 +1,24 @@
-"""What is kept for a time only: kept workspaces first."""
+"""What is kept for a time only: kept workspaces, whole tasks, output, artifacts, attachments. Each call is bounded.
 
+Only tasks that have ended lose anything. There is no retention of events by themselves: a retry goes on in the log of
+its task, and a log with a hole adds up to nothing.
+
+An id begins with the time at which it was made: what belongs to tasks that are old enough is found by their ids, and
+what was deleted before is not looked at again.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from domain.ids import first_id
+from domain.names import TaskId
+from store import deletions
+
+_ENDED: Final = "t.status IN ('completed', 'failed', 'cancelled') AND t.finished_at < :before"
 # The Cleanup of the attempt takes back what is over; one intent at a time is enough.
 _EXPIRE: Final = text("""
 WITH over AS (
@@ -19,8 +33,78 @@ WHERE NOT EXISTS (
   SELECT FROM outbox o WHERE o.task_id = over.task_id AND o.attempt = over.attempt AND o.kind = 'cleanup'
 )
 """)
+_OLD_TASKS: Final = text(f"""
+SELECT t.id FROM tasks t WHERE {_ENDED} ORDER BY t.finished_at LIMIT :limit FOR UPDATE OF t SKIP LOCKED
+""")  # noqa: S608 - of constants
+# A row that is locked is being retried: it keeps what it has.
+_OLD_LOGS: Final = text(f"""
+WITH old AS (
+  SELECT t.id FROM tasks t
+  WHERE t.id IN (SELECT DISTINCT task_id FROM log_chunks WHERE task_id < :first) AND {_ENDED}
+  ORDER BY t.id LIMIT :limit FOR UPDATE OF t SKIP LOCKED
+), gone AS (
+  DELETE FROM log_chunks USING old WHERE task_id = old.id
+)
+SELECT count(*) FROM old
+""")  # noqa: S608
+_OLD_ARTIFACTS: Final = text(f"""
+WITH old AS (
+  SELECT t.id FROM tasks t
+  WHERE t.id IN (SELECT DISTINCT task_id FROM artifacts WHERE task_id < :first) AND {_ENDED}
+  ORDER BY t.id LIMIT :limit FOR UPDATE OF t SKIP LOCKED
+), gone AS (
+  DELETE FROM blobs USING artifacts a, old WHERE a.task_id = old.id AND blobs.id = a.blob_id
+)
+SELECT count(*) FROM old
+""")  # noqa: S608
+# Who creates a task that names an attachment holds it meanwhile; what was locked first is looked at again below.
+_OLD_ATTACHMENTS: Final = text("""
+SELECT a.id FROM attachments a WHERE a.id < :first AND a.created_at < :before
+  AND NOT EXISTS (SELECT FROM tasks t WHERE t.spec ? 'attachments' AND t.spec -> 'attachments' ? a.id)
+ORDER BY a.id LIMIT :limit FOR UPDATE OF a SKIP LOCKED
+""")
+_REMOVE_ATTACHMENTS: Final = text("""
+DELETE FROM blobs USING attachments a
+WHERE a.id = ANY(:ids) AND blobs.id = a.blob_id
+  AND NOT EXISTS (SELECT FROM tasks t WHERE t.spec ? 'attachments' AND t.spec -> 'attachments' ? a.id)
+""")
 
 
 async def expire_workspaces(connection: AsyncConnection, *, limit: int) -> int:
     """Have up to `limit` kept workspaces destroyed whose time is over; returns how many Cleanups were asked for."""
     return int((await connection.execute(_EXPIRE, {"limit": limit})).rowcount)
+
+
+async def delete_tasks(connection: AsyncConnection, *, before: datetime, limit: int) -> Sequence[TaskId]:
+    """Delete up to `limit` tasks that ended before this time; returns which."""
+    rows = await connection.execute(_OLD_TASKS, _bounds(before, limit))
+    found = [TaskId(task) for task in rows.scalars()]
+    if found:
+        await deletions.remove(connection, found)
+    return found
+
+
+async def delete_logs(connection: AsyncConnection, *, before: datetime, limit: int) -> int:
+    """Delete the output of up to `limit` tasks that ended before this time; returns of how many."""
+    return await _count(connection, _OLD_LOGS, before, limit)
+
+
+async def delete_artifacts(connection: AsyncConnection, *, before: datetime, limit: int) -> int:
+    """Delete the artifacts of up to `limit` tasks that ended before this time; returns of how many."""
+    return await _count(connection, _OLD_ARTIFACTS, before, limit)
+
+
+async def delete_attachments(connection: AsyncConnection, *, before: datetime, limit: int) -> int:
+    """Delete up to `limit` attachments that were uploaded before this time and that no task names; returns how many."""
+    ids = (await connection.execute(_OLD_ATTACHMENTS, _bounds(before, limit))).scalars().all()
+    if not ids:
+        return 0
+    return int((await connection.execute(_REMOVE_ATTACHMENTS, {"ids": list(ids)})).rowcount)
+
+
+def _bounds(before: datetime, limit: int) -> dict[str, object]:
+    return {"before": before, "first": first_id(before), "limit": limit}
+
+
+async def _count(connection: AsyncConnection, statement: TextClause, before: datetime, limit: int) -> int:
+    return int((await connection.execute(statement, _bounds(before, limit))).scalar_one())

@@ -28,6 +28,7 @@ BEGIN
   END IF;
   IF answer IS NULL THEN
     PERFORM release_attempt(p_task, p_attempt, settled);
+    DELETE FROM ledger WHERE task_id = p_task AND attempt = p_attempt AND state = 'released';
     RETURN NULL;
   END IF;
   IF answer ->> 'verdict' = 'applied' AND p_due IS NOT NULL THEN

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.ids import new_id, workspace_id
+from domain.ids import first_id, new_id, workspace_id
 from domain.names import NodeId, TaskId, node_queue, supervise_queue, workflow_id
 
 TASK = TaskId("0197f3a1-5c00-7abc-8def-0123456789ab")
@@ -24,6 +24,14 @@ def test_a_new_id_is_a_uuid_of_version_7_of_now() -> None:
     identity = new_id()
     assert TEXT.fullmatch(identity)
     assert abs(datetime.now(UTC) - time_of(identity)) < timedelta(seconds=5)
+
+
+def test_the_first_id_of_a_time_divides_all_others() -> None:
+    """A UUIDv7 of that millisecond, not above any made then, above any made before."""
+    made = new_id()
+    first, later = first_id(time_of(made)), first_id(time_of(made) + timedelta(milliseconds=1))
+    assert TEXT.fullmatch(first)
+    assert first <= made < later
 
 
 def test_new_ids_are_ever_new_and_sort_by_age() -> None:

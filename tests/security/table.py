@@ -38,12 +38,14 @@ class Repeat:
 class Rule:
     """Who may: keys with any of `scopes` (an admin may always), or what `door` says.
 
-    `hides` is the part of the path that names something of a project: another project's is like an unknown one.
+    `hides` is the part of the path that names something of a project: another project's is like an unknown one. A
+    route that leaves nothing of what it acts on `spends` it: each request gets one of its own.
     """
 
     scopes: tuple[Scope, ...] = ()
     door: Door | None = None
     hides: str | None = None
+    spends: Prepare = nothing
     operators: bool = False  # only of the project `default`
     page: bool = True  # a GET without an id answers with a page of the project's own things
     params: Mapping[str, str] = field(default_factory=dict)
@@ -93,6 +95,7 @@ TABLE: Final[Mapping[str, Rule]] = {
     "POST /v1/tasks": Rule(scopes=WRITE, repeat=Repeat(body=TASK)),
     "GET /v1/tasks": Rule(scopes=READ),
     "GET /v1/tasks/{task_id}": Rule(scopes=READ, hides="task_id"),
+    "DELETE /v1/tasks/{task_id}": Rule(scopes=WRITE, hides="task_id", spends=failed),
     "POST /v1/tasks/{task_id}/start": Rule(scopes=WRITE, hides="task_id", repeat=Repeat(path=ready)),
     "POST /v1/tasks/{task_id}/cancel": Rule(scopes=WRITE, hides="task_id", repeat=Repeat(path=queued)),
     "POST /v1/tasks/{task_id}/retry": Rule(scopes=WRITE, hides="task_id", repeat=Repeat(path=failed)),

@@ -151,7 +151,7 @@ async def test_the_right_credential_opens_it(scene: Scene, route: str) -> None:
     else:
         credentials = [await scene.api.key(scope) for scope in (*rule.scopes, Scope.ADMIN)]
     for headers in credentials:
-        answer = await scene.ask(route, headers)
+        answer = await scene.ask(route, headers, **await rule.spends(scene.api))
         assert answer.status_code not in (401, 403, 404, 405, 422), answer.text
         assert answer.status_code < 500
 
