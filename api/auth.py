@@ -52,8 +52,9 @@ Find = Callable[[AsyncConnection, bytes], Awaitable[dict[str, Any] | None]]
 class KeyRing:
     """Finds callers by their keys, and remembers those it found, so that a request costs no query for its key."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
+        self._clock = clock
         self._known: dict[bytes, tuple[float, Caller]] = {}
 
     async def caller(self, key: str) -> Caller | None:
@@ -69,7 +70,7 @@ class KeyRing:
             return None
         sha256 = keys.sha256_of(text)
         until, known = self._known.get(sha256, (0.0, None))
-        if known and until > time.monotonic():
+        if known and until > self._clock():
             return known
         async with self._database.read() as connection:
             row = await find(connection, sha256)
@@ -81,7 +82,7 @@ class KeyRing:
         )
         if len(self._known) >= _MOST_REMEMBERED:
             self._known.clear()
-        self._known[sha256] = (time.monotonic() + REMEMBERED.total_seconds(), found)
+        self._known[sha256] = (self._clock() + REMEMBERED.total_seconds(), found)
         return found
 
     def forget(self, sha256: bytes) -> None:

@@ -13,14 +13,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from cli import demo_task
 from cli.data_dir import DataDir
 from cli.edge import read_settings
 from cli.follow import Follower
 from cli.remote import Remote, RemoteError
-from cli.screen import complain, console
+from cli.screen import complain, console, escape
 from cli.start import CANCEL_PATIENCE, INTERRUPTED, follow
 
 PATCH = "changes.patch"

@@ -11,13 +11,12 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 
 import typer
-from rich.markup import escape
 
 from cli.data_dir import DEFAULT, DataDir, DataDirOption
 from cli.embedded.identity import NoIdentityError, identity_for
 from cli.embedded.processes import ChildFailedError
 from cli.remote import RemoteError, connect
-from cli.screen import JsonOption, console, print_json
+from cli.screen import JsonOption, console, escape, print_json
 
 OLDEST_PYTHON = (3, 11)
 ROOM = 1024**3  # bytes; below it PostgreSQL and workspaces soon fail

@@ -8,11 +8,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.status import Status
 
 from cli.remote import Remote, RemoteError
-from cli.screen import coloured, duration, moment
+from cli.screen import coloured, duration, escape, moment
 
 PAUSE = 0.2  # seconds between two looks at the log
 PAGE = 200

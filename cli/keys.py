@@ -3,11 +3,10 @@
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from cli.data_dir import DEFAULT, DataDirOption
 from cli.remote import connect
-from cli.screen import JsonOption, clock, console, print_json, table
+from cli.screen import JsonOption, clock, console, escape, print_json, table
 
 app = typer.Typer(help="API keys: shown once, stored as a hash.", no_args_is_help=True)
 

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 from pydantic import SecretStr
-from rich.markup import escape
 
 from cli.edge import read_settings
-from cli.screen import JsonOption, complain, console, print_json
+from cli.screen import JsonOption, complain, console, escape, print_json
 
 
 def replay(

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import typer
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's JSON, unchanged.")]
@@ -23,6 +23,12 @@ COLOURS = {
     "delegated": "cyan",
 }
 MINUTE = 60
+
+
+def escape(text: str) -> str:
+    """Return somebody else's text as it can be printed: no markup, and nothing that a terminal would obey."""
+    shown = "".join(part if part.isprintable() or part in "\n\t" else ascii(part)[1:-1] for part in text)
+    return markup.escape(shown)
 
 
 def console() -> Console:
@@ -53,6 +59,8 @@ def coloured(status: str | None) -> str:
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows under their names: a table on a terminal, tabs between the columns elsewhere."""
     screen = console()
+    # One row is one line: a name with line breaks must not look like more of them.
+    rows = [[cell.replace("\n", " ").replace("\t", " ") for cell in row] for row in rows]
     if not screen.is_terminal:
         for row in (columns, *rows):
             screen.print("\t".join(row))

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from cli.data_dir import DEFAULT, DataDirOption
 from cli.follow import Follower
 from cli.remote import Remote, RemoteError, connect
-from cli.screen import JsonOption, console, print_json
+from cli.screen import JsonOption, console, escape, print_json
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 CANCEL_PATIENCE = timedelta(seconds=30)

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from cli.data_dir import DEFAULT, DataDirOption
 from cli.follow import Follower
 from cli.remote import connect
-from cli.screen import JsonOption, clock, coloured, console, print_json, table
+from cli.screen import JsonOption, clock, coloured, console, escape, print_json, table
 
 app = typer.Typer(help="Look at tasks, cancel, retry and delete them.", no_args_is_help=True)
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from cli.data_dir import DEFAULT, DataDir, DataDirOption, RunsAlreadyError
 from cli.edge import read_settings
-from cli.screen import complain, console
+from cli.screen import complain, console, escape
 
 if TYPE_CHECKING:
     from settings import Settings

@@ -38,6 +38,13 @@ def test_no_link_leads_nowhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name)
+def test_every_test_that_is_named_exists(page: Path) -> None:
+    """A promise names the test that holds it as `tests/file.py::test_name`."""
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text(encoding="utf-8")):
+        assert re.search(rf"^(async )?def {name}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), name
+
+
 def test_every_decision_is_linked_from_the_rules() -> None:
     """AGENTS.md names each page of docs/adr; each page is numbered, without a gap."""
     pages = sorted((ROOT / "docs" / "adr").glob("*.md"))
