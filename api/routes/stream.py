@@ -28,7 +28,8 @@ PIECE: Final = 32 * 1024
 STREAM: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "`id:` is the event's `seq`, `event:` its type, `data:` its envelope",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        # Without a schema: OpenAPI 3.1 has none for a stream, and what reads it takes each event for a body.
+        "content": {"text/event-stream": {}},
     },
     204: {"description": "The task has ended and the cursor stands at the end of its log"},
 }

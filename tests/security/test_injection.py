@@ -35,7 +35,9 @@ HOSTILE = {
     "nonascii digits": "\u0661\u0662", "dots": "...", "space": " ", "number": "1e999", "negative": "-1",
     "large": str(2**64), "long": "x" * 5_000, "nan": "NaN", "null": "null", "brackets": "[" * 500,
 }  # fmt: skip
-UNTOUCHED = [table for table in Base.metadata.tables if table not in ("attachments", "blobs", "blob_chunks")]
+# An upload takes any body; a feed is numbered when somebody reads it.
+CHANGED = ("attachments", "blob", "fed", "feed")
+UNTOUCHED = [table for table in Base.metadata.tables if not table.startswith(CHANGED)]
 
 
 def targets() -> Iterator[tuple[str, str, str, str]]:
