@@ -94,6 +94,7 @@ def control_worker(client: Client, database: Database, dispatcher: Dispatcher, *
         client,
         activities=[
             mirror.flush,
+            mirror.read_activity,
             mirror.conclude,
             placement.select_node,
             placement.wait_for_slot,

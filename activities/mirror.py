@@ -3,8 +3,8 @@
 from temporalio import activity
 
 from activities.dispatch import Dispatcher
-from domain.messages import Answer, Conclusion, Flush
-from store import mirror
+from domain.messages import Activity, ActivityQuery, Answer, Conclusion, Flush
+from store import callbacks, mirror
 from store.engine import Database
 from workflows.ports import MirrorActivities
 
@@ -23,6 +23,12 @@ class Mirror(MirrorActivities):
             answer = await mirror.flush(connection, flush)
         self._dispatcher.grown(flush.task_id)
         return Answer.model_validate(answer)
+
+    @activity.defn
+    async def read_activity(self, query: ActivityQuery) -> Activity:
+        """Read what the workspace's callbacks have left on its row."""
+        async with self._database.read() as connection:
+            return await callbacks.activity(connection, query.workspace_id)
 
     @activity.defn
     async def conclude(self, conclusion: Conclusion) -> Answer:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import timedelta
 from email.message import Message
@@ -10,8 +11,10 @@ from urllib.parse import quote
 
 import httpx2
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 
-from domain.errors import Category, Failure
+from activities.failures import MESSAGE_LIMIT
+from domain.errors import Category, Failure, TaskError
 from domain.failpoints import boundary
 from domain.messages import (
     Acknowledgement,
@@ -29,6 +32,8 @@ from workspaces.provider import Grant, WorkspaceProvider
 
 LONGEST_BEAT: Final = timedelta(seconds=5)
 BEATS_PER_TIMEOUT: Final = 3  # of which two may be lost
+# A look at a process that fails at once, this often in a row, will not succeed; a drain of the node is no failure.
+BROKEN_TRIES: Final = 10
 SERVER_ERRORS: Final = 500
 TRANSIENT_STATUSES: Final = frozenset({408, 425, 429})
 
@@ -83,12 +88,20 @@ class NodeWork(NodeActivities):
     @activity.defn
     async def supervise_agent(self, order: AgentOrder) -> AgentExit:
         """Heartbeat while the agent runs; return how it ended. A cancel ends the watching, not the agent."""
-        timeout = activity.info().heartbeat_timeout
+        info = activity.info()
+        timeout, broken = info.heartbeat_timeout, int(next(iter(info.heartbeat_details), 0))
         period = min(LONGEST_BEAT, timeout / BEATS_PER_TIMEOUT) if timeout else LONGEST_BEAT
-        beat = asyncio.create_task(_beat(period))
+        began, beat = time.monotonic(), asyncio.create_task(_beat(period, broken))
         try:
             with boundary("provider.wait_agent"):
                 return await self._provider(order.order.spec.provider).wait_agent(order)
+        except Exception as failure:
+            beat.cancel()
+            broken = broken + 1 if time.monotonic() - began < period.total_seconds() else 1
+            activity.heartbeat(broken)
+            if broken < BROKEN_TRIES:
+                raise
+            raise _blind(failure) from failure
         finally:
             beat.cancel()
 
@@ -189,7 +202,21 @@ async def _beating(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield piece
 
 
-async def _beat(period: timedelta) -> None:
+async def _beat(period: timedelta, broken: int) -> None:
+    """Heartbeat; whoever has looked for a whole period has not failed at once, and is counted from the beginning."""
     while True:
-        activity.heartbeat()
+        activity.heartbeat(broken)
         await asyncio.sleep(period.total_seconds())
+        broken = 0
+
+
+def _blind(failure: Exception) -> ApplicationError:
+    """Return the end of a supervision that fails as often as it begins; another attempt may have better luck."""
+    error = TaskError(
+        code="supervision_failed",
+        category=Category.INFRASTRUCTURE,
+        message=f"The node cannot look after the process: {type(failure).__name__}: {failure}"[:MESSAGE_LIMIT],
+        retryable=True,
+        guidance="Look at the node's log and its disk.",
+    )
+    return ApplicationError(error.message, error.model_dump(mode="json"), type=error.code, non_retryable=True)

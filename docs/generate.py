@@ -135,6 +135,7 @@ def kind(field: FieldInfo) -> str:
     """Return the name of a setting's type."""
     names: list[tuple[Any, str]] = [
         (timedelta, "duration"),
+        (timedelta | None, "duration"),
         (SecretStr, "secret"),
         (Path, "path"),
         (bool, "bool"),

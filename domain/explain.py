@@ -201,7 +201,8 @@ def _hard(facts: Facts) -> datetime:
 
 
 def _absolute(facts: Facts) -> datetime:
-    return (facts.started_at or facts.since) + facts.budgets.running_absolute
+    # At the latest: what earlier turns took of it is the workflow's knowledge.
+    return facts.since + facts.budgets.running_absolute
 
 
 def _capped(facts: Facts) -> Prediction:

@@ -109,6 +109,19 @@ class Conclusion(Flush):
     keep_for: timedelta | None = None
 
 
+class ActivityQuery(BaseModel):
+    """Whose activity is asked for."""
+
+    workspace_id: WorkspaceId
+
+
+class Activity(BaseModel):
+    """How long ago a workspace had output or progress, and how long ago it was heard at all; None is never."""
+
+    silent_for: timedelta | None = None
+    unheard_for: timedelta | None = None
+
+
 # --- placement ------------------------------------------------------------------------------------------------
 
 
@@ -333,6 +346,8 @@ class RunnerState(BaseModel):
     # How long the visits of `running` that have ended took, for the absolute cap; whether this one was warned.
     ran: timedelta = timedelta(0)
     warned: bool = False
+    # What the idle cap counts from, once it has been looked at.
+    active_at: datetime | None = None
 
     turn: int = 1
     message: str | None = None

@@ -45,6 +45,10 @@ class Budgets(BaseModel):
         default=24 * HOUR,
         description="The longest that an attempt may run, over all its turns; the waits between them do not count.",
     )
+    running_idle: Span | None = Field(
+        default=None,
+        description="The longest time without output or progress in a visit of `running`; empty: there is no such cap.",
+    )
     awaiting_followup: Span = Field(
         default=24 * HOUR, description="The wait for the next message; silence completes the task."
     )
@@ -137,6 +141,22 @@ COVERED_BY_STUCK: tuple[Step, ...] = (
 )
 
 
+# What a callback token must outlive: the waits in which its workspace may call, with one and the same token.
+LIVED_THROUGH: Final = (Step.WORKSPACE_DISPATCH, Step.WORKSPACE_READY, "running_absolute", Step.AWAITING_FOLLOWUP)
+
+
+def outlived(budgets: Budgets, timeouts: Timeouts, *, callback_token: timedelta, prefix: str = "") -> str | None:
+    """Return a sentence if a task's own timeouts are longer than a callback token lives; None if all is well.
+
+    The settings alone agree with each other, so it is the body that must be changed, or the setting for it.
+    """
+    waits = _group("timeouts", budgets.overridden(timeouts), *LIVED_THROUGH)
+    if callback_token > _sum(waits):
+        return None
+    names = " + ".join(str(step) for step in LIVED_THROUGH)
+    return f"{names} ({_sum(waits)}) must be shorter than {prefix}CALLBACK_TOKEN ({callback_token})"
+
+
 def inconsistencies(
     policy: Policy, *, callback_token: timedelta, stuck_after: timedelta, prefix: str = ""
 ) -> list[str]:
@@ -145,17 +165,23 @@ def inconsistencies(
     Each sentence names them as the environment does, with `prefix`, and gives their values.
     """
     budgets, supervision, retry = policy.budgets, policy.supervision, policy.step_retry
-    lived_through = (Step.WORKSPACE_DISPATCH, Step.WORKSPACE_READY, "running_absolute", Step.AWAITING_FOLLOWUP)
     token, stuck = {"CALLBACK_TOKEN": callback_token}, {"STUCK_AFTER": stuck_after}
-    rules = (
+    idle = _group("BUDGETS", budgets, "running_idle") if budgets.running_idle else None
+    rules: list[tuple[Mapping[str, timedelta], str, Mapping[str, timedelta]]] = [
         (_group("BUDGETS", budgets, "running_soft"), "<=", _group("BUDGETS", budgets, "running")),
         (_group("BUDGETS", budgets, "running"), "<=", _group("BUDGETS", budgets, "running_absolute")),
         (_group("SUPERVISION", supervision, "heartbeat"), "<", _group("SUPERVISION", supervision, "lease")),
         (_group("SUPERVISION", supervision, "lease"), "<", _group("SUPERVISION", supervision, "lost_after")),
         (_group("STEP_RETRY", retry, "first_delay"), "<=", _group("STEP_RETRY", retry, "longest_delay")),
-        (token, ">", _group("BUDGETS", budgets, *lived_through)),
+        (token, ">", _group("BUDGETS", budgets, *LIVED_THROUGH)),
         (stuck, ">", _group("BUDGETS", budgets, *COVERED_BY_STUCK)),
-    )
+    ]
+    if idle:
+        rules += [
+            (idle, "<", _group("BUDGETS", budgets, "running")),
+            # A controller's heartbeat is what keeps an `external` workspace from being idle.
+            (_group("SUPERVISION", supervision, "heartbeat"), "<", idle),
+        ]
     return [
         f"{_named(left, prefix)} {_WORDS[relation]} {_named(right, prefix)}"
         for left, relation, right in rules

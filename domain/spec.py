@@ -171,6 +171,7 @@ class Timeouts(Body):
     running_soft: Span | None = None
     running: Span | None = None
     running_absolute: Span | None = None
+    running_idle: Span | None = None
     awaiting_followup: Span | None = None
     cleanup: Span | None = None
 

@@ -9,7 +9,8 @@ from typing import Any, Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.names import CallbackKind
+from domain.messages import Activity
+from domain.names import CallbackKind, WorkspaceId
 from domain.tokens import Claims
 from store import jsonb
 
@@ -20,10 +21,16 @@ _HEARTBEAT: Final = text("""
 WITH seen AS (
   SELECT attempt, status IN ('completed', 'failed', 'cancelled') AS over FROM tasks WHERE id = :task
 ), beaten AS (
-  UPDATE workspaces SET last_activity_at = clock_timestamp()
+  UPDATE workspaces SET last_activity_at = clock_timestamp(),
+    active_at = CASE provider WHEN 'external' THEN clock_timestamp() ELSE active_at END
   FROM seen WHERE workspaces.id = :workspace AND seen.attempt = :attempt AND NOT seen.over
 )
 SELECT CASE WHEN attempt <> :attempt THEN 'stale' WHEN over THEN 'ended' ELSE 'applied' END FROM seen
+""")
+# Ages and not times: the engine's clock may be another one than the database's.
+_ACTIVITY: Final = text("""
+SELECT clock_timestamp() - active_at AS silent_for, clock_timestamp() - last_activity_at AS unheard_for
+FROM workspaces WHERE id = :workspace
 """)
 _PROGRESS: Final = text("SELECT note_progress(:task, :workspace, :attempt, CAST(:body AS jsonb))")
 
@@ -63,6 +70,12 @@ async def heartbeat(connection: AsyncConnection, claims: Claims) -> Reception:
     """Note that the workspace lives."""
     answer = (await connection.execute(_HEARTBEAT, _of(claims))).scalar_one_or_none()
     return Reception(answer or Reception.ENDED)
+
+
+async def activity(connection: AsyncConnection, workspace: WorkspaceId) -> Activity:
+    """Return how long a workspace has had no output and no progress, and how long it was not heard at all."""
+    row = (await connection.execute(_ACTIVITY, {"workspace": workspace})).mappings().one_or_none()
+    return Activity.model_validate(row or {})
 
 
 async def progress(connection: AsyncConnection, claims: Claims, body: dict[str, Any]) -> Reception:

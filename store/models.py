@@ -283,7 +283,9 @@ class Workspace(Base):
     status: Mapped[str]
     progress: Mapped[Any | None]
     claimed_at: Mapped[datetime | None]
+    # Any word of it at all; and the last output or progress, which the idle cap goes by.
     last_activity_at: Mapped[datetime | None]
+    active_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     __table_args__ = (

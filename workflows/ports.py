@@ -10,6 +10,8 @@ from temporalio import activity
 
 from domain.messages import (
     Acknowledgement,
+    Activity,
+    ActivityQuery,
     AgentExit,
     AgentOrder,
     AgentStarted,
@@ -46,6 +48,11 @@ class MirrorActivities(ABC):
     @abstractmethod
     async def conclude(self, conclusion: Conclusion) -> Answer:
         """Write the attempt's end, release what it held, store the next attempt's start: one transaction."""
+
+    @activity.defn
+    @abstractmethod
+    async def read_activity(self, query: ActivityQuery) -> Activity:
+        """Say when a workspace last had output or progress, and when it was last heard at all."""
 
 
 class PlacementActivities(ABC):

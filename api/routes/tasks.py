@@ -18,7 +18,9 @@ from domain.ids import new_id
 from domain.lifecycle import Step, TaskStatus
 from domain.messages import RunnerInput
 from domain.names import TaskId
+from domain.policy import outlived
 from domain.spec import TaskSpec
+from settings import PREFIX
 from store import attachments, commands, tasks
 from store.commands import Commanded, Outcome
 from store.models import OutboxKind
@@ -37,6 +39,9 @@ async def create(
 ) -> JSONResponse:
     """Row, first events and start intent are one transaction; the answer does not wait for the engine."""
     spec, task = body.value, TaskId(new_id())
+    token = ctx.settings.callback_token
+    if reason := outlived(ctx.policy.budgets, spec.timeouts, callback_token=token, prefix=PREFIX):
+        raise invalid("timeouts", reason)
 
     async def work(connection: AsyncConnection) -> Done:
         if spec.attachments:

@@ -20,7 +20,9 @@ BEGIN
   IF NOT FOUND OR current_status IN ('completed', 'failed', 'cancelled') THEN
     RETURN '{"verdict": "ended"}';
   END IF;
-  UPDATE workspaces SET last_activity_at = clock_timestamp() WHERE id = p_workspace;
+  UPDATE workspaces SET last_activity_at = clock_timestamp(),
+    active_at = CASE WHEN length(p_data) > 0 THEN clock_timestamp() ELSE active_at END
+  WHERE id = p_workspace;
   SELECT position + length(data) AS ends, truncated INTO last FROM log_chunks
   WHERE task_id = p_task AND attempt = p_attempt ORDER BY position DESC LIMIT 1;
   ends := coalesce(last.ends, 0);

@@ -17,6 +17,7 @@ BEGIN
     'key', format('agent.progress:%s:%s', p_attempt, floor(extract(epoch FROM clock_timestamp()))),
     'type', 'agent.progress', 'ts', clock_timestamp(), 'attempt', p_attempt, 'source', 'workspace', 'step', r.step,
     'data', p_body, 'changes', '{}'::jsonb)));
-  UPDATE workspaces SET progress = p_body, last_activity_at = clock_timestamp() WHERE id = p_workspace;
+  UPDATE workspaces SET progress = p_body, last_activity_at = clock_timestamp(), active_at = clock_timestamp()
+  WHERE id = p_workspace;
   RETURN 'applied';
 END $$;

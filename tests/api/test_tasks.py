@@ -334,3 +334,15 @@ async def test_the_probes_need_no_key(api: Api) -> None:
     ready = await api.client.get("/readyz", headers=bare)
     assert (ready.status_code, ready.json()["engine"]) == (200, "unreachable")
     assert json.loads((await api.client.get("/openapi.json", headers=bare)).text)["openapi"].startswith("3.1")
+
+
+async def test_a_task_that_outlasts_its_callback_token_is_refused(api: Api) -> None:
+    """422 that names the timeouts and the setting: its workspace could not tell its end."""
+    body = {"command": ["true"], "provider": "external", "timeouts": {"running_absolute": "P3D"}}
+    answer = await api.client.post("/v1/tasks", json=body)
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["field"] == "timeouts"
+    assert "running_absolute" in error["reason"]
+    assert "TASKRUNNER_CALLBACK_TOKEN (3 days, 0:00:00)" in error["reason"]
+    await api.create(timeouts={"running_absolute": "P1D"})

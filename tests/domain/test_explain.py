@@ -178,10 +178,12 @@ def test_a_cap_is_final() -> None:
     assert failing.status is S.FAILED
 
 
-def test_the_absolute_cap_counts_all_turns() -> None:
-    """A late turn ends by the absolute cap, which began with the first one."""
-    began = SINCE - BUDGETS.running_absolute + timedelta(hours=1)
-    explanation = told(replace(BASE, status=S.IN_PROGRESS, step=Step.RUNNING, started_at=began))
+def test_the_absolute_cap_may_be_the_shorter_one() -> None:
+    """A turn of a task whose own absolute cap is an hour ends by that; the days between turns do not count."""
+    budgets = BUDGETS.model_copy(update={"running_absolute": timedelta(hours=1)})
+    began = SINCE - timedelta(days=3)
+    turn = replace(BASE, status=S.IN_PROGRESS, step=Step.RUNNING, started_at=began, budgets=budgets)
+    explanation = told(turn)
     assert explanation.until == SINCE + timedelta(hours=1)
     assert explanation.on_failure is not None
     assert explanation.on_failure.code == "cap_absolute"

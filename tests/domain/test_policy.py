@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from domain.lifecycle import Step
-from domain.policy import Budgets, Policy, StepRetry, Supervision, inconsistencies
+from domain.policy import Budgets, Policy, StepRetry, Supervision, inconsistencies, outlived
 from domain.spec import Timeouts
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -38,6 +38,7 @@ def test_the_budgets_are_the_contracts() -> None:
         "running_soft": 4 * HOUR,
         "running": 8 * HOUR,
         "running_absolute": 24 * HOUR,
+        "running_idle": None,
         "awaiting_followup": 24 * HOUR,
         "cleanup": 10 * MINUTE,
     }
@@ -83,6 +84,16 @@ def test_the_budgets_are_the_contracts() -> None:
             ),
         ),
         (
+            Policy(budgets=Budgets(running_idle=8 * HOUR)),
+            {},
+            "X_BUDGETS__RUNNING_IDLE (8:00:00) must be shorter than X_BUDGETS__RUNNING (8:00:00)",
+        ),
+        (
+            Policy(budgets=Budgets(running_idle=15 * timedelta(seconds=1))),
+            {},
+            "X_SUPERVISION__HEARTBEAT (0:00:15) must be shorter than X_BUDGETS__RUNNING_IDLE (0:00:15)",
+        ),
+        (
             Policy(),
             {"stuck_after": MINUTE},
             (
@@ -100,15 +111,35 @@ def test_a_contradiction_names_its_settings(policy: Policy, numbers: dict[str, t
 def test_every_name_in_a_sentence_is_a_setting() -> None:
     """All rules violated at once: each name leads to a field of the policy or is one of the two numbers."""
     worst = Policy(
-        budgets=Budgets(running_soft=9 * HOUR, running=8 * HOUR, running_absolute=7 * HOUR),
+        budgets=Budgets(running_soft=9 * HOUR, running=8 * HOUR, running_absolute=7 * HOUR, running_idle=2 * HOUR),
         supervision=Supervision(heartbeat=3 * HOUR, lease=2 * HOUR, lost_after=HOUR),
         step_retry=StepRetry(first_delay=HOUR),
     )
     sentences = found(worst, callback_token=MINUTE, stuck_after=MINUTE)
-    assert len(sentences) == 7
+    assert len(sentences) == 8
     for name in re.findall(r"X_([A-Z_]+)", " ".join(sentences)):
         group, _, field = name.lower().partition("__")
         assert name in {"CALLBACK_TOKEN", "STUCK_AFTER"} or field in type(getattr(worst, group)).model_fields
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "fits"),
+    [
+        ({}, True),
+        ({"running": timedelta(days=30)}, True),  # the absolute cap ends it before
+        ({"running_absolute": timedelta(days=2), "awaiting_followup": 23 * HOUR}, True),
+        ({"running_absolute": timedelta(days=3)}, False),
+        ({"awaiting_followup": timedelta(days=2)}, False),
+        ({"workspace_dispatch": timedelta(days=1), "workspace_ready": timedelta(days=1)}, False),
+    ],
+)
+def test_a_tasks_timeouts_are_within_a_callback_tokens_life(timeouts: dict[str, timedelta], fits: bool) -> None:  # noqa: FBT001
+    """One sentence that names both, for a body whose workspace would have to call with a token that is over."""
+    reason = outlived(Budgets(), Timeouts(**timeouts), callback_token=TOKEN, prefix="X_")
+    assert (reason is None) is fits
+    if reason:
+        assert reason.startswith("workspace_dispatch + workspace_ready + running_absolute + awaiting_followup (")
+        assert reason.endswith(") must be shorter than X_CALLBACK_TOKEN (3 days, 0:00:00)")
 
 
 def test_a_tasks_own_budgets_win() -> None:
@@ -123,8 +154,9 @@ def test_every_timeout_of_a_body_is_a_budget() -> None:
 
 
 def test_every_budget_belongs_to_a_step() -> None:
-    """Its name is a step's, or `running_soft` and `running_absolute`, the caps beside `running`."""
-    assert set(Budgets.model_fields) - {"running_soft", "running_absolute"} <= {str(step) for step in Step}
+    """Its name is a step's, or that of a cap beside `running`: soft, absolute, idle."""
+    caps = {"running_soft", "running_absolute", "running_idle"}
+    assert set(Budgets.model_fields) - caps <= {str(step) for step in Step}
 
 
 @pytest.mark.parametrize("change", [{"tries": 0}, {"first_delay": 0}, {"longest_delay": -1}])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from datetime import timedelta
@@ -39,6 +40,18 @@ async def test_exit_file_keeps_what_the_api_did_not_hear(bench: Bench) -> None:
     ended = await bench.exit()
     assert (ended.exit_code, ended.result) == (9, [7])
     assert len(bench.living) == 1, "it still tries to tell"
+
+
+async def test_nothing_is_told_by_a_workspace_whose_directory_is_gone(bench: Bench) -> None:
+    """Given an API that never hears it, the program ends once its files are removed, instead of trying for a day."""
+    await bench.prepare(command=["true"])
+    bench.order = bench.order.model_copy(update={"lease_seconds": 0.5})
+    bench.api.rule = lambda _: 503
+    await bench.start()
+    await bench.exit()
+    assert len(bench.living) == 1
+    shutil.rmtree(bench.base)
+    await until(lambda: bench.living == [])
 
 
 async def test_server_errors_are_tried_again(bench: Bench) -> None:

@@ -8,14 +8,14 @@ from temporalio.exceptions import ActivityError
 from domain.errors import Category
 from domain.events import EventSource, EventType
 from domain.lifecycle import StepOutcome, TaskStatus
-from domain.messages import AgentExit
+from domain.messages import ActivityQuery, AgentExit
 from domain.names import supervise_queue
 from workflows.attempt import Attempt, StepFailed
 from workflows.policies import AT_ONCE, SUPERVISE_HEARTBEAT, SUPERVISE_RETRY
-from workflows.ports import NodeActivities
+from workflows.ports import MirrorActivities, NodeActivities
 from workflows.steps.agent_session import agent_order
 
-SOFT, HARD, ABSOLUTE = "soft", "hard", "absolute"
+SOFT, HARD, ABSOLUTE, IDLE = "soft", "hard", "absolute", "idle"
 
 
 async def running(attempt: Attempt) -> StepOutcome:
@@ -73,9 +73,14 @@ async def _until_over(attempt: Attempt) -> None:
         cap, at = _next_cap(attempt, began)
         if await attempt.wait(lambda: _over(attempt), within=max(at - workflow.now(), AT_ONCE)):
             continue
+        if cap == IDLE and (await _stirs(attempt) or _over(attempt)):
+            continue
         seconds = (workflow.now() - began).total_seconds()
         if cap != SOFT:
             message = f"The command was still running after {seconds:g} s, its {cap} cap."
+            if cap == IDLE and attempt.budgets.running_idle:
+                idle = attempt.budgets.running_idle.total_seconds()
+                message = f"The command had no output and no progress for {idle:g} s, its idle cap."
             raise StepFailed(attempt.error(f"cap_{cap}", Category.TIMEOUT, message, context={"cap": cap}))
         attempt.state.warned = True
         attempt.emit(EventType.TASK_CAP_WARNING, cap=cap, running_seconds=seconds)
@@ -87,7 +92,28 @@ def _next_cap(attempt: Attempt, began: datetime) -> tuple[str, datetime]:
     caps = [(HARD, began + budgets.running), (ABSOLUTE, began + budgets.running_absolute - state.ran)]
     if not state.warned:
         caps.append((SOFT, began + budgets.running_soft))
+    if budgets.running_idle:
+        caps.append((IDLE, max(began, state.active_at or began) + budgets.running_idle))
     return min(caps, key=lambda cap: cap[1])
+
+
+async def _stirs(attempt: Attempt) -> bool:
+    """Read when there was activity last, and count the idle cap from there; False when that is too long ago.
+
+    The heartbeats of the program beside an agent say nothing of the agent, which may hang. They say that silence is
+    silence: of a workspace that was not heard either, nobody knows, and the count begins anew. An `external` workspace
+    has no such program: whatever its controller says is activity, and nothing at all is none.
+    """
+    state, idle = attempt.state, attempt.budgets.running_idle
+    seen = await attempt.mirror(MirrorActivities.read_activity, ActivityQuery(workspace_id=attempt.workspace))
+    present = workflow.now()
+    unheard = seen.unheard_for is None or seen.unheard_for > attempt.policy.supervision.lease
+    if unheard and not attempt.external:
+        state.active_at = present
+    elif seen.silent_for is not None:
+        state.active_at = present - seen.silent_for
+    counted = max(_began(attempt), state.active_at or _began(attempt))
+    return idle is None or present < counted + idle
 
 
 async def _exit(attempt: Attempt) -> AgentExit:

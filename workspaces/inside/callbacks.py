@@ -30,7 +30,7 @@ def now() -> float:
 
 
 class Unheard(Exception):  # noqa: N818 - the fact, not a fault
-    """No final answer came within the time given."""
+    """No final answer came within the time given, or the token is gone: the workspace is being destroyed."""
 
 
 class Callbacks:
@@ -61,9 +61,11 @@ class Callbacks:
 
         Connection errors, 5xx, 408 and 429 are tried again; any other answer is final. A file is
         streamed from its beginning.
+
+        Without a token nobody listens any more; whoever destroys or stops a workspace takes it away.
         """
         delay = FIRST_DELAY
-        while not (self.closing.is_set() or self.gone.is_set()):
+        while not (self.closing.is_set() or self.gone.is_set()) and self._token.exists():
             status, wait = self._once(method, path, content, kind)
             if status and status < SERVER_ERROR and status not in (TIMED_OUT, TOO_MANY):
                 return self._final(status)
