@@ -27,6 +27,7 @@ from activities.ledger import LedgerKeeper
 from activities.mirror import Mirror
 from activities.node import NodeWork
 from activities.placement import Placement
+from activities.pulse import PulseInterceptor
 from codec import UNENCRYPTED, data_converter
 from domain.names import CONTROL_QUEUE, NodeId, node_queue, supervise_queue
 from domain.spec import Provider
@@ -119,7 +120,7 @@ def node_workers(client: Client, node: NodeActivities, node_id: NodeId, *, slots
             node.start_agent,
             node.destroy_workspace,
         ],
-        interceptors=[FailureInterceptor()],
+        interceptors=[FailureInterceptor(), PulseInterceptor()],
         max_concurrent_activities=max(2 * slots, 10),
         graceful_shutdown_timeout=GRACE,
     )

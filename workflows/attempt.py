@@ -26,7 +26,7 @@ from domain.names import CallbackKind, NodeId, WorkspaceId, node_queue
 from domain.policy import Policy
 from domain.spec import Provider, TaskSpec
 from workflows.journal import LAST_BASE, Journal
-from workflows.policies import AT_ONCE, MIRROR_RETRY, MIRROR_TRY, NODE_RETRY, NODE_TRY
+from workflows.policies import AT_ONCE, MIRROR_RETRY, MIRROR_TRY, NODE_HEARTBEAT, NODE_RETRY, NODE_TRY
 from workflows.ports import MirrorActivities
 
 Reply = TypeVar("Reply", bound=BaseModel)
@@ -324,6 +324,7 @@ class Attempt(Journal):
                     task_queue=node_queue(self.node),
                     schedule_to_close_timeout=left,
                     start_to_close_timeout=min(NODE_TRY, left),
+                    heartbeat_timeout=NODE_HEARTBEAT,
                     retry_policy=NODE_RETRY,
                     # A workspace must not be made while it is being destroyed: a cancel waits for the effect's end.
                     cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,

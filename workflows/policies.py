@@ -17,6 +17,8 @@ MIRROR_TRY: Final = timedelta(seconds=10)
 NODE_RETRY: Final = RetryPolicy(maximum_attempts=1)
 # Control calls on a node take milliseconds; a node that is busy with a drain answers within seconds.
 NODE_TRY: Final = timedelta(seconds=60)
+# A node that died in the middle of an effect is noticed this fast, and the effect is tried again.
+NODE_HEARTBEAT: Final = timedelta(seconds=5)
 # Supervision outlives drains and restarts of its node: unlimited tries, quickly one after the other.
 SUPERVISE_RETRY: Final = RetryPolicy(initial_interval=timedelta(seconds=1), backoff_coefficient=1.0)
 # A killed node worker is noticed this fast; its successor adopts the process.
