@@ -59,7 +59,9 @@ async def await_node(connection: AsyncConnection, flush: Flush, node_id: NodeId)
     if status in WORKING:
         return True
     columns = [Waiter.task_id, Waiter.attempt, Waiter.project, Waiter.priority, Waiter.labels, Waiter.granted]
-    source = select(Task.id, Task.attempt, Task.project, Task.priority, Task.labels, literal(node_id)).where(
+    # Of no account before the node has reported in; the wait for a slot, which may follow, brings its own.
+    nowhere = literal({}, Waiter.labels.type)
+    source = select(Task.id, Task.attempt, Task.project, Task.priority, nowhere, literal(node_id)).where(
         Task.id == flush.task_id,
         Task.attempt == flush.attempt,
         Task.status.not_in([status.value for status in TERMINAL]),

@@ -24,7 +24,9 @@ BEGIN
   IF held IS NULL AND r.status = 'queued' THEN
     INSERT INTO waiters (task_id, attempt, project, priority, labels, pinned)
     VALUES (p_task, p_attempt, r.project, p_priority, p_labels, p_pinned)
-    ON CONFLICT (task_id, attempt) DO UPDATE SET granted = NULL;  -- it has waited for a node's report before
+    -- It has waited for a node's report before: the place is its own, what it asks for is new.
+    ON CONFLICT (task_id, attempt) DO UPDATE
+    SET granted = NULL, priority = excluded.priority, labels = excluded.labels, pinned = excluded.pinned;
     FOR n IN
       SELECT id FROM nodes
       WHERE status IN ('ready', 'warm') AND CASE WHEN p_pinned IS NULL THEN labels @> p_labels ELSE id = p_pinned END

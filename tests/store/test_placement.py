@@ -123,8 +123,11 @@ async def test_a_dead_attempt_enters_no_wait(database: Database, dead: Any) -> N
 
 
 async def test_who_waited_for_a_node_may_wait_for_any_slot_after(database: Database) -> None:
-    """The node came up full: the same attempt enters the queue for slots and is granted the next one that is free."""
-    node, task = await create_node(database, slots=0, status=COMING), await create_task(database)
+    """The node came up full: the same attempt enters the queue for slots and is granted the next one that is free.
+
+    Nodes are found by the labels that the task asks for, whatever its own say.
+    """
+    node, task = await create_node(database, slots=0, status=COMING), await create_task(database, labels={"its": "own"})
     await awaited(database, task, node)
     async with database.begin("test") as connection:
         await connection.execute(text("UPDATE nodes SET status = 'ready' WHERE id = :id"), {"id": node})
