@@ -54,6 +54,9 @@ HANDLERS: Final[Mapping[Step, Handler]] = {
     Step.CLEANUP: cleanup,
 }
 
+# The type of the failure with which an attempt ends that may not write any more.
+SUPERSEDED: Final = "superseded"
+
 
 @workflow.defn(name=TASK_RUNNER)
 class TaskRunner:
@@ -140,12 +143,15 @@ class TaskRunner:
     def _result(self) -> RunnerResult:
         state = self.state
         self.attempt.show(f"**{state.outcome or 'superseded'}**")
+        if state.superseded:
+            # Whatever a redo has come to since: the mirror has this attempt as failed.
+            raise ApplicationError("A later attempt has taken over.", type=SUPERSEDED, non_retryable=True)
         if state.outcome is TaskStatus.COMPLETED:
             return RunnerResult(status=state.outcome, result=state.result)
         if state.outcome is TaskStatus.CANCELLED and workflow.cancellation_reason() is not None:
             raise asyncio.CancelledError
         category = state.error.category if state.error else Category.CANCELLED
-        message = state.error.message if state.error else "A later attempt has taken over."
+        message = state.error.message if state.error else "The task was ended from outside."
         details = [state.error.model_dump(mode="json")] if state.error else []
         raise ApplicationError(message, *details, type=str(category), non_retryable=True)
 

@@ -216,6 +216,7 @@ async def test_an_attempt_that_was_superseded_only_cleans_up(bare_stage: Stage) 
         with pytest.raises(Exception, match="Workflow execution failed") as failure:
             await at.task.handle.result()
         assert isinstance(failure.value.__cause__, ApplicationError)
+        assert failure.value.__cause__.type == "superseded"
         assert await at.task.story() == before
         row = await at.task.row()
         assert (row["status"], row["attempt"]) == ("queued", 2)
