@@ -27,7 +27,8 @@ from tests.api.harness import serve
 from tests.api.test_openapi import DOCUMENT
 from workflows.gateway import Gateway
 
-schema = schemathesis.openapi.from_dict(json.loads(DOCUMENT.read_text()))
+# A stream of what lives has no end to wait for; `test_stream.py` and the security suite send it bad cursors.
+schema = schemathesis.openapi.from_dict(json.loads(DOCUMENT.read_text())).exclude(path_regex=r"/stream$")
 CHECKS = [
     not_a_server_error,
     status_code_conformance,

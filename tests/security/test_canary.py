@@ -62,6 +62,8 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
     with client_of(stack) as client:
         made = client.post("/v1/keys", json={"name": "made", "scopes": ["tasks:read"]}).json()
         scan.texts["made"] = made["key"]
+        begun = client.post("/v1/sessions").headers["set-cookie"]
+        scan.texts["session"] = begun.partition(";")[0].partition("=")[2]
         go = stack.data_dir.parent / "go"
         wait = f'test -n "$QUIET" || exit 9; until [ -e {go} ]; do sleep 0.05; done'
         quiet = create(client, command=["sh", "-c", wait], secrets=["QUIET"])

@@ -32,6 +32,7 @@ BY_TOKEN = [route for route, rule in TABLE.items() if rule.door is Door.TOKEN]
 CREDENTIALS = ["none", "malformed", "unknown", "revoked", "basic", "token or key"]
 UNFIT = [(route, credential) for route in BY_KEY + BY_TOKEN for credential in CREDENTIALS]
 UNFIT += [(route, "foreign token") for route in BY_TOKEN]
+NOT_FOR_SESSIONS = [route for route in BY_KEY if not route.startswith("GET ")] + BY_TOKEN
 
 
 @dataclass(kw_only=True)
@@ -114,6 +115,51 @@ async def test_the_wrong_credential_is_always_the_same_401(scene: Scene, route: 
         answer = await scene.ask(route, headers, **ids)
         assert (answer.status_code, body(answer)) == (401, reference)
         assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    "route", [route for route in BY_KEY + BY_TOKEN if not route.startswith("GET ")] + BY_TOKEN[-1:]
+)
+async def test_a_session_changes_nothing(scene: Scene, route: str) -> None:
+    """A browser's cookie reads and does nothing else, though its key may do everything; no callback route takes it."""
+    method, path = route.split(" ")
+    key = await scene.api.key(*Scope)
+    begun = await scene.api.client.post("/v1/sessions", headers=key)
+    cookie = {"Cookie": begun.headers["set-cookie"].partition(";")[0]}
+    async with httpx2.AsyncClient(transport=scene.api.client._transport, base_url="http://api.test") as browser:
+        assert (await browser.get("/v1/tasks", headers=cookie)).status_code == 200
+        answer = await browser.request(method, path.format(**scene.ids), headers=cookie)
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+    scene.api.client.cookies.clear()
+
+
+@pytest.mark.parametrize("cookie", ["none", "unknown", "ended", "of a revoked key", "a key as cookie", "foreign"])
+async def test_no_other_cookie_opens_anything(scene: Scene, cookie: str) -> None:
+    """The same 401 as for a wrong key; a foreign project's session sees the same 404 as its key."""
+    client = scene.api.client
+    admin = await scene.api.key(Scope.ADMIN)
+    made = (await client.post("/v1/keys", json={"name": "x", "scopes": ["tasks:read"]}, headers=admin)).json()
+    key = scene.foreign if cookie == "foreign" else {"Authorization": f"Bearer {made['key']}"}
+    begun = await client.post("/v1/sessions", headers=key)
+    name, _, value = begun.headers["set-cookie"].partition(";")[0].partition("=")
+    client.cookies.clear()
+    real = {"Cookie": f"{name}={value}"}
+    async with httpx2.AsyncClient(transport=client._transport, base_url="http://api.test") as browser:
+        if cookie == "ended":
+            assert (await browser.delete("/v1/sessions", headers=real)).status_code == 204
+        elif cookie == "of a revoked key":
+            assert (await client.delete(f"/v1/keys/{made['id']}", headers=admin)).status_code == 204
+        sent = {
+            "none": {},
+            "unknown": {"Cookie": f"{name}={value[:-4]}AAAA"},
+            "a key as cookie": {"Cookie": f"{name}={made['key']}"},
+        }.get(cookie, real)
+        answer = await browser.get(f"/v1/tasks/{scene.ids['task_id']}", headers=sent)
+    reference = body(await client.get("/v1/tasks", headers={"Authorization": ""}))
+    if cookie == "foreign":
+        assert answer.status_code == 404
+    else:
+        assert (answer.status_code, body(answer)) == (401, reference)
 
 
 @pytest.mark.parametrize("route", BY_KEY + BY_TOKEN)
