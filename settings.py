@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
 from domain.durations import Span
-from domain.policy import Budgets, Limits, Policy, StepRetry, Supervision, inconsistencies
+from domain.policy import Budgets, Limits, Policy, Retention, StepRetry, Supervision, inconsistencies
 from domain.rotation import payload_keys
 
 PREFIX: Final = "TASKRUNNER_"
@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     callback_token: Span = Field(default=timedelta(hours=72), description="How long a callback token lives.")
     session: Span = Field(default=timedelta(hours=1), description="How long a browser's session lasts.")
     stuck_after: Span = Field(default=timedelta(hours=1), description="When an unchanged task counts as stuck.")
+    reconcile_every: Span = Field(
+        default=timedelta(seconds=30), description="How often rows, workflows and the ledger are compared."
+    )
     idempotency: Span = Field(default=timedelta(hours=24), description="How long an Idempotency-Key is kept.")
 
     node_id: str = Field(default="local", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="This node's id.")
@@ -67,6 +70,7 @@ class Settings(BaseSettings):
     step_retry: StepRetry = StepRetry()
     limits: Limits = Limits()
     supervision: Supervision = Supervision()
+    retention: Retention = Retention()
 
     @classmethod
     def settings_customise_sources(

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import Runtime
+from temporalio.service import RPCError
 from temporalio.worker import PollerBehaviorAutoscaling, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
@@ -28,14 +29,17 @@ from activities.mirror import Mirror
 from activities.node import NodeWork
 from activities.placement import Placement
 from activities.pulse import PulseInterceptor
+from activities.reconcile import Reconciler
 from codec import UNENCRYPTED, data_converter
 from domain.names import CONTROL_QUEUE, NodeId, node_queue, supervise_queue
 from domain.spec import Provider
 from settings import Settings
 from store.engine import Database
+from workflows import schedule
 from workflows.cleanup import Cleanup
 from workflows.gateway import Gateway
 from workflows.ports import NodeActivities
+from workflows.reconcile import Reconcile
 from workflows.task_runner import TaskRunner
 from workspaces.local import LocalProvider, base_environment
 from workspaces.secrets import Secrets
@@ -75,13 +79,16 @@ def process_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def control_worker(client: Client, database: Database, dispatcher: Dispatcher, **options: Any) -> Worker:
-    """Return the worker of the TaskRunners and their Cleanups, and of the mirror."""
+def control_worker(
+    client: Client, database: Database, dispatcher: Dispatcher, reconciler: Reconciler | None = None, **options: Any
+) -> Worker:
+    """Return the worker of the TaskRunners and their Cleanups, of the mirror, and of the reconciler if one is given."""
     placement, mirror = Placement(database, dispatcher), Mirror(database, dispatcher)
     ledger = LedgerKeeper(database, dispatcher)
+    sweeping: list[Callable[..., Any]] = [reconciler.sweep, reconciler.orphans] if reconciler else []
     defaults: dict[str, Any] = {
         "task_queue": CONTROL_QUEUE,
-        "workflows": [TaskRunner, Cleanup],
+        "workflows": [TaskRunner, Cleanup, Reconcile],
         "workflow_runner": SANDBOX,
         "interceptors": [FailureInterceptor()],
         "max_cached_workflows": 1000,
@@ -103,6 +110,7 @@ def control_worker(client: Client, database: Database, dispatcher: Dispatcher, *
             placement.reserve_workspace,
             ledger.held,
             ledger.release,
+            *sweeping,
         ],
         **(defaults | options),
     )
@@ -119,6 +127,7 @@ def node_workers(client: Client, node: NodeActivities, node_id: NodeId, *, slots
             node.transfer_attachment,
             node.start_agent,
             node.destroy_workspace,
+            node.list_workspaces,
         ],
         interceptors=[FailureInterceptor(), PulseInterceptor()],
         max_concurrent_activities=max(2 * slots, 10),
@@ -163,14 +172,39 @@ async def composed(settings: Settings, *, lazy: bool = False) -> AsyncIterator[P
 
 @asynccontextmanager
 async def control_plane(settings: Settings) -> AsyncIterator[None]:
-    """Run the control worker and the dispatcher's loop."""
-    async with composed(settings) as parts, control_worker(parts.client, parts.database, parts.dispatcher):
-        loop = asyncio.create_task(parts.dispatcher.run())
+    """Run the control worker and the dispatcher's loop, and see to the reconciler's schedule."""
+    async with composed(settings) as parts:
+        reconciler = Reconciler(
+            parts.database,
+            parts.gateway,
+            parts.dispatcher,
+            policy=settings.policy,
+            retention=settings.retention,
+            idempotency=settings.idempotency,
+        )
+        async with control_worker(parts.client, parts.database, parts.dispatcher, reconciler):
+            loops = [
+                asyncio.create_task(parts.dispatcher.run()),
+                asyncio.create_task(keep_schedule(parts.client, settings.reconcile_every)),
+            ]
+            try:
+                yield
+            finally:
+                for loop in loops:
+                    loop.cancel()
+                await asyncio.gather(*loops, return_exceptions=True)
+
+
+async def keep_schedule(client: Client, every: timedelta, *, queue: str = CONTROL_QUEUE) -> None:
+    """Create or update the reconciler's schedule, as soon as Temporal lets it."""
+    while True:
         try:
-            yield
-        finally:
-            loop.cancel()
-            await asyncio.gather(loop, return_exceptions=True)
+            await schedule.keep(client, every=every, queue=queue)
+        except (RPCError, RuntimeError) as error:
+            log.warning("reconcile.no_schedule", error=str(error).splitlines()[0])
+        else:
+            return
+        await asyncio.sleep(REPORT_AGAIN)
 
 
 async def until_told() -> None:

@@ -27,6 +27,7 @@ from domain.messages import (
     WorkspaceRef,
 )
 from domain.names import WorkspaceId
+from domain.reconcile import ListOrder, NodeWorkspaces
 from workflows.ports import NodeActivities
 from workspaces.provider import Grant, WorkspaceProvider
 
@@ -110,6 +111,15 @@ class NodeWork(NodeActivities):
         """Stop every process of the workspace and remove its files; a workspace that is gone is no error."""
         with _files(), boundary("provider.destroy"):
             return await self._provider(ref.provider).destroy(ref.workspace_id, keep=ref.keep)
+
+    @activity.defn
+    async def list_workspaces(self, order: ListOrder) -> list[NodeWorkspaces]:
+        """Return the workspaces that are here, kept ones too."""
+        found = []
+        for name, provider in self._providers.items():
+            with boundary("provider.list"):
+                found.append(NodeWorkspaces(provider=name, workspace_ids=(await provider.list())[: order.limit]))
+        return found
 
     def _provider(self, name: str) -> WorkspaceProvider:
         if provider := self._providers.get(name):

@@ -5,7 +5,7 @@ in comes first; a task that is simply in a step is explained by that step's rule
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -13,10 +13,8 @@ from typing import Final
 from pydantic import BaseModel, Field
 
 from domain.errors import Category
+from domain.facts import Facts
 from domain.lifecycle import Step, StepOutcome, TaskStatus, advance
-from domain.names import NodeId, TaskId
-from domain.policy import Budgets
-from domain.spec import Retry
 
 
 class Wait(StrEnum):
@@ -40,45 +38,6 @@ class Wait(StrEnum):
     COMMAND = "command"
     MESSAGE = "message"
     RELEASE = "release"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartIntent:
-    """The start of the current attempt that is still in the outbox."""
-
-    due_at: datetime
-    tries: int = 0
-    last_error: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What a row says, and what is stored beside it. `budgets` are the task's own, over those of the settings."""
-
-    task_id: TaskId
-    status: TaskStatus
-    attempt: int
-    changed_at: datetime
-    step: Step | None = None
-    step_started_at: datetime | None = None
-    started_at: datetime | None = None
-    version: int = 0
-    cancel_requested_at: datetime | None = None
-    paused: bool = False
-    pause_reason: str | None = None
-    node_id: NodeId | None = None
-    external: bool = False
-    attachments: int = 0
-    followup: bool = False
-    budgets: Budgets = field(default_factory=Budgets)
-    retry: Retry = field(default_factory=Retry)
-    start: StartIntent | None = None
-    queue_position: int | None = None
-
-    @property
-    def since(self) -> datetime:
-        """When the step began, or the row last changed where there is none."""
-        return self.step_started_at or self.changed_at
 
 
 class Reason(BaseModel):
@@ -108,7 +67,7 @@ class Explanation(BaseModel):
 
 def explain(facts: Facts, *, now: datetime) -> Explanation:
     """Return what a task waits for, since when and until when, and what happens then."""
-    rule = next((rule for applies, rule in SITUATIONS if applies(facts, now)), None) or _step_rule(facts)
+    rule = _rule(facts, now)
     return Explanation(
         waits_for=Reason(code=rule.waits_for, text=rule.says(facts)),
         since=rule.since(facts),
@@ -116,6 +75,11 @@ def explain(facts: Facts, *, now: datetime) -> Explanation:
         next=rule.next(facts),
         on_failure=rule.on_failure(facts),
     )
+
+
+def deadline(facts: Facts, *, now: datetime) -> datetime | None:
+    """Return the explanation's `until` alone: a sweep asks it of thousands."""
+    return _rule(facts, now).until(facts)
 
 
 # --- the parts of a rule --------------------------------------------------------------------------------------------
@@ -196,18 +160,20 @@ def _fails(code: str, category: Category, *, retryable: bool = True) -> Callable
     return failing
 
 
-def _hard(facts: Facts) -> datetime:
-    return facts.since + facts.budgets.running
-
-
-def _absolute(facts: Facts) -> datetime:
-    # At the latest: what earlier turns took of it is the workflow's knowledge.
-    return facts.since + facts.budgets.running_absolute
+def _cap(facts: Facts) -> tuple[datetime, str]:
+    """Return when the command is ended at the latest, and by which cap; output and progress put the idle one off."""
+    budgets = facts.budgets
+    caps = [
+        (facts.since + budgets.running, "cap_hard"),
+        (facts.since + budgets.running_absolute - facts.ran, "cap_absolute"),
+    ]
+    if budgets.running_idle and facts.active_at:
+        caps.append((max(facts.since, facts.active_at) + budgets.running_idle, "cap_idle"))
+    return min(caps, key=lambda cap: cap[0])
 
 
 def _capped(facts: Facts) -> Prediction:
-    code = "cap_hard" if _hard(facts) <= _absolute(facts) else "cap_absolute"
-    return _fails(code, Category.TIMEOUT, retryable=False)(facts)
+    return _fails(_cap(facts)[1], Category.TIMEOUT, retryable=False)(facts)
 
 
 def _slot(facts: Facts) -> str:
@@ -274,7 +240,7 @@ _STEPS: Final[Mapping[Step, _Rule]] = {
     Step.RUNNING: _Rule(
         waits_for=Wait.COMMAND,
         says=_plainly("The command runs; it waits for its end."),
-        until=lambda facts: min(_hard(facts), _absolute(facts)),
+        until=lambda facts: _cap(facts)[0],
         next=_after(),
         on_failure=_capped,
     ),
@@ -302,6 +268,10 @@ _EXTERNAL: Final[Mapping[Step, _Rule]] = {
         on_failure=_fails("workspace_dispatch_timeout", Category.TIMEOUT),
     ),
 }
+
+
+def _rule(facts: Facts, now: datetime) -> _Rule:
+    return next((rule for applies, rule in SITUATIONS if applies(facts, now)), None) or _step_rule(facts)
 
 
 def _step_rule(facts: Facts) -> _Rule:

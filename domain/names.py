@@ -14,6 +14,8 @@ DEFAULT_PROJECT: Final = ProjectId("default")
 
 TASK_RUNNER: Final = "TaskRunner"
 CLEANUP: Final = "Cleanup"
+RECONCILE: Final = "Reconcile"
+RECONCILE_SCHEDULE: Final = "taskrunner-reconcile"
 CONTROL_QUEUE: Final = "taskrunner"
 
 

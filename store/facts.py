@@ -2,20 +2,21 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.explain import Facts, StartIntent
+from domain.facts import Facts, StartIntent
 from domain.lifecycle import Step, TaskStatus
 from domain.names import NodeId, ProjectId, TaskId
 from domain.policy import Budgets
 from domain.spec import Retry, Timeouts
 
 COLUMNS: Final = """
-t.id, t.status, t.step, t.attempt, t.version, t.updated_at, t.step_started_at, t.started_at, t.cancel_requested_at,
+t.id, t.status, t.step, t.attempt, t.version, t.updated_at, t.step_started_at, t.cancel_requested_at,
 t.paused, t.pause_reason, t.node_id, t.spec -> 'timeouts' AS timeouts, t.spec -> 'retry' AS retry,
 t.spec ->> 'provider' = 'external' AS external, t.spec -> 'followup' = 'true' AS followup,
 CASE jsonb_typeof(t.spec -> 'attachments') WHEN 'array' THEN jsonb_array_length(t.spec -> 'attachments') END
@@ -41,6 +42,16 @@ SELECT place FROM (
 ) queue
 WHERE task_id = :task AND attempt = :attempt
 """
+# Earlier visits of `running` in this attempt, and the last output or progress since this one began.
+_COMMAND: Final = text("""
+SELECT coalesce(sum(ended.ts - began.ts), interval '0') AS ran,
+       (SELECT coalesce(w.active_at, t.step_started_at) FROM tasks t LEFT JOIN workspaces w ON w.id = t.workspace_id
+        WHERE t.id = :task) AS active_at
+FROM events began
+JOIN events ended ON ended.task_id = began.task_id AND ended.attempt = began.attempt AND ended.step = began.step
+  AND ended.type = 'step.finished' AND ended.key = replace(began.key, 'step.started', 'step.finished')
+WHERE began.task_id = :task AND began.attempt = :attempt AND began.type = 'step.started' AND began.step = 'running'
+""")
 _OF_TASK: Final = text(f"SELECT {COLUMNS} FROM tasks t {START} WHERE t.id = :task AND t.project = :project")  # noqa: S608
 _POSITION: Final = text(_PLACE)
 
@@ -50,15 +61,21 @@ async def of_task(connection: AsyncConnection, project: ProjectId, task: str, *,
     row = (await connection.execute(_OF_TASK, {"task": task, "project": project})).mappings().one_or_none()
     if row is None:
         return None
-    position = None
-    if row["step"] == Step.WAITING_FOR_NODE_CAPACITY:
-        place = await connection.execute(_POSITION, {"task": task, "attempt": row["attempt"]})
-        position = place.scalar_one_or_none()
-    return read(dict(row), budgets=budgets, queue_position=position)
+    found, named = read(dict(row), budgets=budgets), {"task": task, "attempt": row["attempt"]}
+    if found.step is Step.WAITING_FOR_NODE_CAPACITY:
+        place = (await connection.execute(_POSITION, named)).scalar_one_or_none()
+        return replace(found, queue_position=place)
+    if found.step is Step.RUNNING:
+        command = (await connection.execute(_COMMAND, named)).one()
+        return replace(found, ran=command.ran, active_at=command.active_at)
+    return found
 
 
-def read(row: Mapping[str, Any], *, budgets: Budgets, queue_position: int | None = None) -> Facts:
-    """Return the facts of a row of COLUMNS. Raises ValueError for one that this version cannot read."""
+def read(row: Mapping[str, Any], *, budgets: Budgets) -> Facts:
+    """Return the facts of a row of COLUMNS. Raises ValueError for one that this version cannot read.
+
+    Without what only `of_task` looks up a deadline is never told too early.
+    """
     start = None
     if row["due_at"] is not None:
         start = StartIntent(due_at=row["due_at"], tries=row["tries"], last_error=row["last_error"])
@@ -70,7 +87,6 @@ def read(row: Mapping[str, Any], *, budgets: Budgets, queue_position: int | None
         version=row["version"],
         changed_at=row["updated_at"],
         step_started_at=row["step_started_at"],
-        started_at=row["started_at"],
         cancel_requested_at=row["cancel_requested_at"],
         paused=row["paused"],
         pause_reason=row["pause_reason"],
@@ -81,7 +97,6 @@ def read(row: Mapping[str, Any], *, budgets: Budgets, queue_position: int | None
         budgets=_budgets(budgets, json.dumps(row["timeouts"])) if row["timeouts"] else budgets,
         retry=_retry(json.dumps(row["retry"])),
         start=start,
-        queue_position=queue_position,
     )
 
 

@@ -337,6 +337,7 @@ class Blob(Base):
     size: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    __table_args__ = (Index("blobs_incomplete_ix", "created_at", postgresql_where=text("sha256 = ''")),)
 
 
 class BlobChunk(Base):

@@ -158,3 +158,8 @@ async def delivered(connection: AsyncConnection, keys: Sequence[tuple[str, int, 
     implied = and_(Callback.kind == CallbackKind.CLAIMED, claim)
     statement = update(Callback).where(Callback.delivered_at.is_(None), or_(key.in_(keys), implied))
     await connection.execute(statement.values(delivered_at=NOW))
+
+
+async def clean_up(connection: AsyncConnection, task: TaskId, attempt: int) -> None:
+    """Store the intent of a Cleanup of this attempt, for the dispatcher."""
+    await connection.execute(insert(Outbox).values(kind=OutboxKind.CLEANUP, task_id=task, attempt=attempt))

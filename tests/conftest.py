@@ -50,11 +50,15 @@ async def database_url(postgres: Postgres, migrated_template: str) -> AsyncItera
 
 @pytest.fixture(scope="session")
 async def temporal() -> AsyncIterator[WorkflowEnvironment]:
-    """Give a Temporal server in real time, with our search attributes and data converter."""
+    """Give a Temporal server in real time, with our search attributes and data converter.
+
+    It lets operators pause a workflow, which our own server leaves off, as Temporal does by default.
+    """
+    pause_enabled = ("--dynamic-config-value", "frontend.WorkflowPauseEnabled=true")
     async with await WorkflowEnvironment.start_local(
         data_converter=pydantic_data_converter,
         dev_server_existing_path=str(temporal_cli()),
-        dev_server_extra_args=registration(),
+        dev_server_extra_args=[*registration(), *pause_enabled],
     ) as environment:
         yield environment
 

@@ -3,10 +3,18 @@
 The client is lazy: a process boots and serves reads while Temporal is away.
 """
 
-from datetime import timedelta
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
+from temporalio.api.common.v1 import Payload, WorkflowExecution
+from temporalio.api.enums.v1 import WorkflowExecutionStatus as Status
+from temporalio.api.workflowservice.v1 import (
+    DescribeWorkflowExecutionRequest,
+    ListWorkflowExecutionsRequest,
+)
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import (
     Priority,
@@ -33,6 +41,7 @@ from domain.names import (
     workflow_id,
 )
 from domain.policy import Policy
+from domain.reconcile import Seen, Sight
 
 STATUS: Final = SearchAttributeKey.for_keyword(SearchAttribute.TASK_STATUS)
 PROJECT: Final = SearchAttributeKey.for_keyword(SearchAttribute.PROJECT_ID)
@@ -43,6 +52,24 @@ TASK_TIMEOUT: Final = timedelta(seconds=5)
 # A callback's answer waits for the signal at most this long; then the dispatcher carries it.
 SIGNAL_LIMIT: Final = timedelta(seconds=2)
 START_LIMIT: Final = timedelta(seconds=10)
+LOOK_LIMIT: Final = timedelta(seconds=5)
+
+# Continued as new: the next run is about to be there.
+SEEN: Final[Mapping[int, Seen]] = {
+    Status.WORKFLOW_EXECUTION_STATUS_RUNNING: Seen.RUNNING,
+    Status.WORKFLOW_EXECUTION_STATUS_CONTINUED_AS_NEW: Seen.RUNNING,
+    Status.WORKFLOW_EXECUTION_STATUS_PAUSED: Seen.PAUSED,
+    Status.WORKFLOW_EXECUTION_STATUS_COMPLETED: Seen.COMPLETED,
+    Status.WORKFLOW_EXECUTION_STATUS_FAILED: Seen.FAILED,
+    Status.WORKFLOW_EXECUTION_STATUS_CANCELED: Seen.CANCELLED,
+    Status.WORKFLOW_EXECUTION_STATUS_TERMINATED: Seen.TERMINATED,
+    Status.WORKFLOW_EXECUTION_STATUS_TIMED_OUT: Seen.TIMED_OUT,
+}
+REPORTED_PROBLEMS: Final = "TemporalReportedProblems"
+_ATTEMPT: Final = re.compile(r"task-(?P<task>.+)-a(?P<attempt>\d+)")
+_KILLED: Final = (
+    f"WorkflowType = '{TASK_RUNNER}' AND ExecutionStatus IN ('Terminated', 'TimedOut') AND CloseTime > '{{since}}'"
+)
 
 
 class Sent(StrEnum):
@@ -133,6 +160,45 @@ class Gateway:
             return _unreachable(error)
         return Sent.DELIVERED
 
+    async def terminate(self, task: TaskId, attempt: int, reason: str) -> Sent:
+        """End an attempt's workflow from outside; one that is over is NOT_FOUND."""
+        try:
+            with boundary("engine.terminate"):
+                await self._handle(task, attempt).terminate(reason=reason, rpc_timeout=SIGNAL_LIMIT)
+        except (RPCError, RuntimeError) as error:
+            return _unreachable(error)
+        return Sent.DELIVERED
+
+    async def look(self, task: TaskId, attempt: int) -> Sight:
+        """Say what became of an attempt's workflow, by its id.
+
+        Asked of the service itself: the SDK's `describe()` raises for a workflow that an operator has paused.
+        """
+        execution = WorkflowExecution(workflow_id=workflow_id(task, attempt))
+        request = DescribeWorkflowExecutionRequest(namespace=self._client.namespace, execution=execution)
+        try:
+            with boundary("engine.look"):
+                found = await self._client.workflow_service.describe_workflow_execution(request, timeout=LOOK_LIMIT)
+        except (RPCError, RuntimeError) as error:
+            return Sight(Seen.NOT_FOUND if _unreachable(error) is Sent.NOT_FOUND else Seen.UNREACHABLE)
+        known = found.workflow_execution_info
+        return Sight(SEEN.get(known.status, Seen.UNREACHABLE), _problems(known.search_attributes.indexed_fields))
+
+    async def killed(self, since: datetime, *, limit: int) -> Sequence[tuple[TaskId, int]]:
+        """Return attempts whose workflows were terminated or timed out lately, as far as the engine's lists know.
+
+        A hint where to look first: lists are late, and empty when the engine does not answer.
+        """
+        query = _KILLED.format(since=since.strftime("%Y-%m-%dT%H:%M:%SZ"))
+        request = ListWorkflowExecutionsRequest(namespace=self._client.namespace, query=query, page_size=limit)
+        try:
+            with boundary("engine.killed"):
+                found = await self._client.workflow_service.list_workflow_executions(request, timeout=LOOK_LIMIT)
+        except (RPCError, RuntimeError):
+            return []
+        names = (_ATTEMPT.fullmatch(each.execution.workflow_id) for each in found.executions)
+        return [(TaskId(name["task"]), int(name["attempt"])) for name in names if name]
+
     async def reachable(self) -> bool:
         """Whether the engine answers."""
         try:
@@ -146,6 +212,11 @@ class Gateway:
 
     def _handle(self, task: TaskId, attempt: int) -> WorkflowHandle[Any, Any]:
         return self._client.get_workflow_handle(workflow_id(task, attempt))
+
+
+def _problems(fields: Mapping[str, Payload]) -> str | None:
+    """Return what the engine reports of a workflow that cannot go on."""
+    return fields[REPORTED_PROBLEMS].data.decode(errors="replace") if REPORTED_PROBLEMS in fields else None
 
 
 def _unreachable(error: RPCError | RuntimeError) -> Sent:

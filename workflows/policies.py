@@ -29,3 +29,11 @@ AT_ONCE: Final = timedelta(milliseconds=1)
 FOLLOWUP_BYTES: Final = 256_000
 # A step must be readable in the mirror 1 s after it began; one that ends sooner is written with what follows.
 VISIBLE: Final = timedelta(milliseconds=500)
+
+# A sweep is bounded; one that takes longer than this hangs, and the schedule waits for its end.
+SWEEP: Final = timedelta(minutes=5)
+SWEEP_HEARTBEAT: Final = timedelta(seconds=20)
+# The next sweep is the next try.
+SWEEP_RETRY: Final = RetryPolicy(maximum_attempts=1)
+# A node that is away must not hold a sweep up: its workspaces are looked at another time.
+LIST_WITHIN: Final = timedelta(seconds=5)

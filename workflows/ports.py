@@ -34,6 +34,7 @@ from domain.messages import (
     WorkspaceOrder,
     WorkspaceRef,
 )
+from domain.reconcile import ListOrder, NodeWorkspaces, Orphans, Report, SweepOrder
 
 
 class MirrorActivities(ABC):
@@ -93,6 +94,20 @@ class LedgerActivities(ABC):
         """Release ledger entries and slots, and grant those to who waits; nothing of an attempt that is live."""
 
 
+class ReconcileActivities(ABC):
+    """The safety net, on the control worker."""
+
+    @activity.defn
+    @abstractmethod
+    async def sweep(self, order: SweepOrder) -> Report:
+        """Compare rows with workflows, and the ledger with its owners; mend what disagrees."""
+
+    @activity.defn
+    @abstractmethod
+    async def orphans(self, found: Orphans) -> Orphans:
+        """Say which of a node's workspaces nobody owns."""
+
+
 class NodeActivities(ABC):
     """Effects on a node, on its own queues. Every one may be called again with the same argument."""
 
@@ -125,3 +140,8 @@ class NodeActivities(ABC):
     @abstractmethod
     async def destroy_workspace(self, ref: WorkspaceRef) -> Acknowledgement:
         """Stop every process of the workspace and remove its files; a workspace that is gone is no error."""
+
+    @activity.defn
+    @abstractmethod
+    async def list_workspaces(self, order: ListOrder) -> list[NodeWorkspaces]:
+        """Return the workspaces that the node has, by provider."""

@@ -5,7 +5,8 @@ from typing import Any
 from pydantic import ConfigDict
 
 from api.schemas.times import rfc3339
-from domain.explain import Explanation, Facts
+from domain.explain import Explanation
+from domain.facts import Facts
 from domain.lifecycle import Step, TaskStatus
 
 

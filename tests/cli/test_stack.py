@@ -160,6 +160,17 @@ def test_an_unknown_task_is_a_sentence(stack: StackProcess) -> None:
     assert "Traceback" not in printed
 
 
+def test_a_task_is_explained_and_reconciled_by_command(stack: StackProcess) -> None:
+    """Sentences for a person, JSON for a program; a dry run of the sweep finds nothing to mend in a sound stack."""
+    task = json.loads(stack.run("tasks", "list", "--limit", "1", "--json"))[0]
+    told = json.loads(stack.run("tasks", "explain", task["id"], "--json"))
+    assert (told["task_id"], told["status"]) == (task["id"], task["status"])
+    assert told["waits_for"]["text"] in stack.run("tasks", "explain", task["id"])
+    report = json.loads(stack.run("reconcile", "--dry-run", "--json"))
+    assert (report["dry_run"], report["errors"]) == (True, [])
+    assert "workflows looked at" in stack.run("reconcile")
+
+
 def test_keys_are_made_listed_and_revoked(stack: StackProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new key opens what its scope says; revoked it opens nothing."""
     key = stack.run("keys", "create", "reader", "--scope", "tasks:read").strip()

@@ -7,7 +7,8 @@ from itertools import product
 import pytest
 
 from domain.errors import Category
-from domain.explain import Explanation, Facts, StartIntent, Wait, explain
+from domain.explain import Explanation, Wait, explain
+from domain.facts import Facts, StartIntent
 from domain.lifecycle import TERMINAL, Step, TaskStatus
 from domain.names import NodeId, TaskId
 from domain.policy import Budgets
@@ -178,15 +179,23 @@ def test_a_cap_is_final() -> None:
     assert failing.status is S.FAILED
 
 
-def test_the_absolute_cap_may_be_the_shorter_one() -> None:
-    """A turn of a task whose own absolute cap is an hour ends by that; the days between turns do not count."""
-    budgets = BUDGETS.model_copy(update={"running_absolute": timedelta(hours=1)})
-    began = SINCE - timedelta(days=3)
-    turn = replace(BASE, status=S.IN_PROGRESS, step=Step.RUNNING, started_at=began, budgets=budgets)
-    explanation = told(turn)
+def test_the_absolute_cap_counts_all_turns() -> None:
+    """A late turn ends by the absolute cap, of which earlier ones have used most."""
+    ran = BUDGETS.running_absolute - timedelta(hours=1)
+    explanation = told(replace(BASE, status=S.IN_PROGRESS, step=Step.RUNNING, ran=ran))
     assert explanation.until == SINCE + timedelta(hours=1)
     assert explanation.on_failure is not None
     assert explanation.on_failure.code == "cap_absolute"
+
+
+def test_the_idle_cap_counts_from_the_last_word() -> None:
+    """Where there is one; the other caps go by the begin."""
+    idle = BUDGETS.model_copy(update={"running_idle": timedelta(minutes=10)})
+    heard = SINCE + timedelta(seconds=30)
+    explanation = told(replace(BASE, status=S.IN_PROGRESS, step=Step.RUNNING, budgets=idle, active_at=heard))
+    assert explanation.until == heard + timedelta(minutes=10)
+    assert explanation.on_failure is not None
+    assert explanation.on_failure.code == "cap_idle"
 
 
 def test_an_external_workspace_is_claimed_and_needs_no_node() -> None:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import insert, select, text
@@ -21,6 +21,7 @@ from temporalio.worker import Worker
 
 from activities.dispatch import Dispatcher
 from activities.failures import FailureInterceptor
+from activities.reconcile import Reconciler
 from domain.errors import Category
 from domain.events import Event, EventSource, EventType, NewEvent, fold
 from domain.ids import new_id, workspace_id
@@ -40,6 +41,7 @@ from domain.messages import (
 from domain.names import (
     CONTROL_QUEUE,
     DEFAULT_PROJECT,
+    RECONCILE,
     NodeId,
     SignalName,
     TaskId,
@@ -47,7 +49,8 @@ from domain.names import (
     node_queue,
     supervise_queue,
 )
-from domain.policy import Policy
+from domain.policy import Policy, Retention
+from domain.reconcile import ListOrder, NodeWorkspaces, Report, SweepOrder
 from domain.spec import TaskSpec
 from store import mirror
 from store.engine import Database
@@ -113,6 +116,11 @@ class ScriptedNode(NodeActivities):
             self.workspaces.discard(ref.workspace_id)
         return Acknowledgement(workspace_id=ref.workspace_id, details={"kept": kept})
 
+    @activity.defn
+    async def list_workspaces(self, order: ListOrder) -> list[NodeWorkspaces]:
+        await self._play("list_workspaces", order)
+        return [NodeWorkspaces(provider="local", workspace_ids=sorted(self.workspaces))]
+
 
 @dataclass
 class Stage:
@@ -128,8 +136,28 @@ class Stage:
 
     def worker(self, **options: Any) -> Worker:
         """A control worker that caches no workflow."""
-        options = {"max_cached_workflows": 0, "task_queue": self.queue} | options
-        return control_worker(self.environment.client, self.database, self.dispatcher, **options)
+        defaults: dict[str, Any] = {"max_cached_workflows": 0, "task_queue": self.queue}
+        client, policy = self.environment.client, self.policy
+        reconciler = Reconciler(
+            self.database,
+            self.gateway,
+            self.dispatcher,
+            policy=policy,
+            retention=Retention(),
+            idempotency=timedelta(days=1),
+        )
+        return control_worker(client, self.database, self.dispatcher, reconciler, **(defaults | options))
+
+    async def sweep(self, *, dry_run: bool = False) -> Report:
+        """Run one sweep of the reconciler, as `taskrunner reconcile` does."""
+        report: Report = await self.environment.client.execute_workflow(
+            RECONCILE,
+            SweepOrder(dry_run=dry_run),
+            id=f"sweep-{new_id()}",
+            task_queue=self.queue,
+            result_type=Report,
+        )
+        return report
 
     async def create(self, **body: Any) -> TaskId:
         """Write a task's row and first events, as the API does; nothing is started."""
@@ -229,6 +257,7 @@ class Stage:
             node.transfer_attachment,
             node.start_agent,
             node.destroy_workspace,
+            node.list_workspaces,
         ]
         client = self.environment.client
         boundary = [FailureInterceptor()]
@@ -238,6 +267,8 @@ class Stage:
         )
         async with short, long:
             yield node
+        # Nobody asks it for its workspaces any more.
+        await self.execute("UPDATE nodes SET status = 'gone' WHERE id = :id", id=node.id)
 
 
 @dataclass

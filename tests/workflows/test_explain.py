@@ -7,7 +7,8 @@ from typing import Any, Final
 import pytest
 
 from domain.events import Event, EventType, fold
-from domain.explain import Explanation, Facts, explain
+from domain.explain import Explanation, explain
+from domain.facts import Facts
 from domain.lifecycle import NodeStatus, Step
 from domain.messages import CallbackSignal, Followup, NodeReady
 from domain.names import DEFAULT_PROJECT, NodeId, SignalName, UpdateName
@@ -17,6 +18,7 @@ from store import facts
 from tests.workflows.scenes import CLAIMED, FINISHED, READY, Scene, external, scene
 from tests.workflows.stage import Running, Stage
 
+TURN: Final = (EventType.STEP_STARTED, EventType.STEP_FINISHED)
 SHORT: Final = {"workspace_dispatch": 1, "attachment_transfer": 1, "cleanup": 1}
 
 
@@ -32,7 +34,7 @@ def explained_at(step: Step, log: list[Event], row: dict[str, Any]) -> Explanati
         attempt=told.attempt,
         changed_at=began,
         step_started_at=told.step_started_at,
-        started_at=told.started_at,
+        active_at=began,
         node_id=NodeId(told.node_id) if told.node_id else None,
         external=spec.provider == "external",
         attachments=len(spec.attachments),
@@ -68,6 +70,7 @@ async def assert_failed_as_predicted(task: Running, step: Step) -> None:
         (Step.WORKSPACE_READY, [CLAIMED], {}),
         (Step.RUNNING, [CLAIMED, READY], {}),
         (Step.RUNNING, [CLAIMED, READY], {"timeouts": {"running": 7200, "running_absolute": 3600}}),
+        (Step.RUNNING, [CLAIMED, READY], {"timeouts": {"running_idle": 600}}),
         (Step.AWAITING_FOLLOWUP, [CLAIMED, READY, FINISHED], {"followup": True}),
     ],
 )
@@ -205,3 +208,16 @@ async def test_those_who_wait_for_a_slot_know_their_place(stage: Stage) -> None:
             await task.until("workspace_ready")
             await task.handle.cancel()
             await task.end()
+
+
+async def test_a_later_turn_knows_what_the_first_one_took(stage: Stage) -> None:
+    """The absolute cap is told by the time that all turns ran, and not by the waits between them."""
+    timeouts = {"running": 3600, "running_absolute": 3600}
+    task = await external(stage, Step.AWAITING_FOLLOWUP, timeouts=timeouts)
+    await task.handle.execute_update(UpdateName.FOLLOWUP, Followup(message="go on"))
+    await task.until("running")
+    first = [event.ts for event in await task.events() if event.step is Step.RUNNING and event.type in TURN][:2]
+    explanation = await explanation_of(task)
+    assert explanation.until == explanation.since + timedelta(hours=1) - (first[1] - first[0])
+    await task.handle.cancel()
+    await task.end()
