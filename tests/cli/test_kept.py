@@ -16,8 +16,8 @@ SCRIPT = 'if [ -e done ]; then echo "attempt $TASKRUNNER_ATTEMPT found: $(cat do
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackProcess]:
-    """Give one running stack to this module's tests."""
-    running = StackProcess(tmp_path_factory.mktemp("stack") / "data").up()
+    """Give one running stack that sweeps each second."""
+    running = StackProcess(tmp_path_factory.mktemp("stack") / "data", TASKRUNNER_RECONCILE_EVERY="1").up()
     yield running
     assert running.stop() == 0
 
@@ -63,6 +63,17 @@ def test_a_retry_goes_on_in_the_files_of_the_attempt_before(stack: StackProcess)
     assert stack.run("tasks", "logs", task) == "attempt 2 found: half\n"
     until(lambda: folders(stack) == [])
     assert "already_completed" in stack.run("tasks", "retry", task, code=1)
+
+
+def test_a_kept_workspace_is_destroyed_after_its_time(stack: StackProcess) -> None:
+    """Gone soon after its second, without anybody asking; then there is nothing to resume."""
+    task = failed(stack, kept_for="1")
+    until(lambda: folders(stack) == [])
+    assert "nothing_to_resume" in stack.run("tasks", "retry", task, "--from-step", "agent_session", code=1)
+    stack.run("tasks", "retry", task)
+    shown = ended(stack, task)
+    assert (shown["status"], shown["attempt"]) == ("failed", 2)
+    until(lambda: folders(stack) == [])
 
 
 def test_a_deleted_task_leaves_no_workspace(stack: StackProcess) -> None:
