@@ -11,11 +11,11 @@ from typing import Any, Final
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.names import NodeId, ProjectId, Scope
+from domain.tokens import SESSION_PREFIX
 from store import keys, sessions
 from store.engine import Database
 
 PREFIX: Final = "tr_"
-SESSION_PREFIX: Final = "trs_"
 _RANDOM: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 # A key that another process revoked is admitted here for at most this long.
 REMEMBERED: Final = timedelta(seconds=3)
@@ -25,11 +25,6 @@ _MOST_REMEMBERED: Final = 10_000
 def new_key() -> str:
     """Return the text of a new key."""
     return PREFIX + secrets.token_urlsafe(32)
-
-
-def new_session() -> str:
-    """Return the text of a new session."""
-    return SESSION_PREFIX + secrets.token_urlsafe(32)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ A watcher has a cursor of its own. What is new is read once and shared; what is 
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -14,7 +15,7 @@ from itertools import takewhile
 from typing import Final, Protocol
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from domain.events import EVENT_OF_OUTCOME
 from store import feed, hints, project_feed
@@ -94,8 +95,10 @@ class ProjectFeeds:
         """Number all that was committed before."""
         more = True
         while more:
-            async with self._database.commit("feeds.sequence") as connection:
-                more = await project_feed.sequence(connection, most=SEQUENCED)
+            # A task that is deleted between its look and its number stops the whole batch; then it is gone.
+            with contextlib.suppress(IntegrityError):
+                async with self._database.commit("feeds.sequence") as connection:
+                    more = await project_feed.sequence(connection, most=SEQUENCED)
 
 
 class Feed:

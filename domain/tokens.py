@@ -21,6 +21,7 @@ from domain.rotation import rotating_keys
 _RECORD: Final = struct.Struct(">16s16sIIQ")  # task, workspace, attempt, turn, expiry in seconds since the epoch
 _KEY_LENGTHS: Final = range(16, 129)  # bytes
 _LONGEST_TOKEN: Final = 256
+SESSION_PREFIX: Final = "trs_"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,11 @@ class TokenKeys:
         )
         body = _encode(record)
         return f"{self._signer}.{body}.{_mac(self._keys[self._signer], self._signer, body)}"
+
+    def session(self, key_id: str, nonce: str) -> str:
+        """Return the text of a browser's session: the same for the same API key and nonce, and nobody else's."""
+        # No key's id has a space in it: this is the MAC of no token.
+        return SESSION_PREFIX + _mac(self._keys[self._signer], "browser session", f"{key_id}.{nonce}")
 
     def verify(self, token: str, *, workspace: str, now: datetime) -> Claims | None:
         """Return the claims of a genuine, unexpired token for this workspace; None for any other text.

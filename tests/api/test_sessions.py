@@ -115,3 +115,22 @@ async def test_over_https_the_cookie_is_sent_over_https_only(api: Api) -> None:
         context.settings = plain
     assert "Secure" in cookie
     assert "Max-Age=300" in cookie
+
+
+async def test_a_repeated_begin_gives_the_same_session(api: Api) -> None:
+    """The same cookie and the same answer for the same key and Idempotency-Key; the text is stored nowhere."""
+    headers = await api.key(Scope.TASKS_READ) | {"Idempotency-Key": "once"}
+    cookies = []
+    for _ in range(2):
+        response = await api.client.post("/v1/sessions", headers=headers)
+        api.client.cookies.clear()
+        cookies.append((response.headers["set-cookie"], response.json()))
+    assert cookies[0] == cookies[1]
+    assert set(cookies[0][1]) == {"expires_at"}
+    session = cookies[0][0].split("=", 1)[1].split(";")[0]
+    assert await ask(api, "/v1/tasks", session) == 200
+    async with api.database.read() as connection:
+        kept = (
+            await connection.execute(text("SELECT response::text FROM idempotency WHERE key = 'once'"))
+        ).scalar_one()
+    assert session not in kept
