@@ -5,11 +5,12 @@ into a container.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -84,16 +85,19 @@ class LocalProvider(WorkspaceProvider):
         """Make the directories and start the preparation, unless one works or has ended with a word."""
         self.check(order)
         layout = self._layout(order.workspace_id)
-        pid, lock = await asyncio.to_thread(self._create, layout, order, grant)
+        pid, lock = await asyncio.to_thread(self._make, layout, order, grant)
         # A quick preparation calls ready meanwhile: both facts reach the workflow in one task and one flush.
         await processes.ended(lock, within=LINGER)
         return Acknowledgement(workspace_id=order.workspace_id, details={"pid": pid, "path": str(layout.base)})
 
-    def _create(self, layout: Layout, order: WorkspaceOrder, grant: Grant) -> tuple[int | None, Path]:
+    def _make(self, layout: Layout, order: WorkspaceOrder, grant: Grant) -> tuple[int | None, Path]:
         layout.make()
-        if layout.tombstone.exists():
-            layout.remove()
-            raise gone(order.workspace_id)
+        with _taken_back(layout):
+            if layout.tombstone.exists():
+                raise gone(order.workspace_id)
+            return self._prepare(layout, order, grant)
+
+    def _prepare(self, layout: Layout, order: WorkspaceOrder, grant: Grant) -> tuple[int | None, Path]:
         generation = 1
         while layout.session(name := sessions.preparation(generation), "lock").exists():
             if processes.held(layout.session(name, "lock")) or layout.session(name, "exit.json").exists():
@@ -120,14 +124,15 @@ class LocalProvider(WorkspaceProvider):
     ) -> Acknowledgement:
         """Write the file beside the work directory, under its own name."""
         layout = self._existing(workspace_id)
-        path = await attachments.store(layout, attachment_id, name, content)
+        with _taken_back(layout):
+            path = await attachments.store(layout, attachment_id, name, content)
         return Acknowledgement(workspace_id=workspace_id, details={"name": path.name, "bytes": path.stat().st_size})
 
     async def start_agent(self, agent: AgentOrder, grant: Grant) -> AgentStarted:
         """Start the turn's program, or find who holds its lock."""
         layout = self._existing(agent.order.workspace_id)
         # A kept workspace is for later attempts; a start of the old one comes late.
-        if layout.stopped.exists() and int(layout.stopped.read_text("ascii")) >= agent.order.attempt:
+        if _stopped(layout, agent.order.attempt):
             raise gone(agent.order.workspace_id)
         called = invocation(agent.order.spec, self._presets, prompt=agent.prompt)
         pid, adopted = await asyncio.to_thread(self._start_agent, layout, agent, grant, called)
@@ -136,11 +141,12 @@ class LocalProvider(WorkspaceProvider):
     def _start_agent(
         self, layout: Layout, agent: AgentOrder, grant: Grant, called: Invocation
     ) -> tuple[int | None, bool]:
-        write_private(layout.token, grant.token)
-        name = sessions.turn_name(agent)
-        if layout.session(name, "lock").exists():
-            return processes.holder(layout.session(name, "lock")), True
-        return self._launcher.start(layout, "agent", name, agent.order, grant, called=called, turn=agent.turn)
+        with _taken_back(layout, attempt=agent.order.attempt):
+            write_private(layout.token, grant.token)
+            name = sessions.turn_name(agent)
+            if layout.session(name, "lock").exists():
+                return processes.holder(layout.session(name, "lock")), True
+            return self._launcher.start(layout, "agent", name, agent.order, grant, called=called, turn=agent.turn)
 
     async def wait_agent(self, agent: AgentOrder) -> AgentExit:
         """Watch exit file and process; the file is written before the process ends."""
@@ -212,6 +218,30 @@ class LocalProvider(WorkspaceProvider):
         for path in (self._root / ".destroyed").iterdir():
             if path.stat().st_mtime < oldest:
                 path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _taken_back(layout: Layout, *, attempt: int | None = None) -> Iterator[None]:
+    """Take back what was made beside a destruction, and refuse it as gone.
+
+    A destruction leaves its mark before it looks around, and here the mark is looked for after the work: one of the
+    two sees the other, however slow this is and in whichever process. What was stopped and kept keeps its files, and
+    the processes of a later attempt.
+    """
+    try:
+        yield
+    finally:
+        destroyed = layout.tombstone.exists()
+        if destroyed or (attempt is not None and _stopped(layout, attempt)):
+            if destroyed or sessions.latest_attempt(layout.control) == attempt:
+                processes.end_all(layout.workspace_id, grace=0)
+            if destroyed:
+                layout.remove()
+            raise gone(layout.workspace_id)
+
+
+def _stopped(layout: Layout, attempt: int) -> bool:
+    return layout.stopped.exists() and int(layout.stopped.read_text("ascii")) >= attempt
 
 
 def _exit(turn: int, content: dict[str, Any]) -> AgentExit:

@@ -1,0 +1,109 @@
+"""Destruction beside an effect that is still under way: whichever of the two ends last, nothing is left over."""
+
+import asyncio
+import random
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pytest
+
+from domain.errors import Failure
+from domain.ids import new_id
+from domain.messages import AgentOrder
+from tests.workspaces.conftest import Bench
+from workspaces import processes
+from workspaces.launcher import Launcher
+from workspaces.layout import Layout
+from workspaces.local import LocalProvider
+
+ROUNDS = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Late(Launcher):
+    """Starts the program when the workspace has been destroyed, in directories that its removal has missed.
+
+    A removal misses what is written beside it: a directory into which something came meanwhile is not empty.
+    """
+
+    reached: threading.Event
+    destroyed: threading.Event
+
+    def start(self, layout: Layout, *arguments: Any, **options: Any) -> tuple[int, bool]:
+        self.reached.set()
+        self.destroyed.wait(10)
+        for path in (layout.base, layout.control, layout.work, layout.home, layout.artifacts):
+            path.mkdir(exist_ok=True)
+        return super().start(layout, *arguments, **options)
+
+
+@pytest.mark.parametrize("effect", ["create", "start_agent"])
+async def test_an_effect_that_ends_after_the_destruction_is_taken_back(bench: Bench, effect: str) -> None:
+    """Refused as `workspace_gone`: the program that it started has ended, and its files are gone."""
+    bench.new(command=["sleep", "60"])
+    if effect == "start_agent":
+        await bench.prepare()
+    slow = bench.provider
+    known = {field.name: getattr(slow._launcher, field.name) for field in fields(slow._launcher)}
+    slow._launcher = late = Late(**known, reached=threading.Event(), destroyed=threading.Event())
+    working = asyncio.ensure_future(DO[effect](slow, bench))
+    await asyncio.to_thread(late.reached.wait, 10)
+    await bench.provider.destroy(bench.order.workspace_id)
+    late.destroyed.set()
+    with pytest.raises(Failure) as caught:
+        await working
+    assert caught.value.error.code == "workspace_gone"
+    await nothing_is_left(bench)
+
+
+async def test_an_attachment_that_comes_after_the_destruction_is_taken_back(bench: Bench) -> None:
+    """Refused as `workspace_gone`, with nothing left of what the removal missed."""
+    await bench.prepare(command=["true"])
+
+    async def pieces() -> AsyncIterator[bytes]:
+        await bench.provider.destroy(bench.order.workspace_id)
+        (bench.base / "control/attachments").mkdir(parents=True)
+        (bench.base / "attachments").mkdir()
+        yield b"late"
+
+    with pytest.raises(Failure) as caught:
+        await bench.provider.transfer_attachment(bench.order.workspace_id, "a", "a.txt", pieces())
+    assert caught.value.error.code == "workspace_gone"
+    await nothing_is_left(bench)
+
+
+async def nothing_is_left(bench: Bench) -> None:
+    """Neither files nor processes of this workspace."""
+    assert processes.of_workspace(bench.order.workspace_id) == []
+    assert await bench.provider.list() == []
+
+
+async def refused(effect: Awaitable[Any]) -> None:
+    """Wait for an effect that is refused, unless it was done before the destruction began."""
+    try:
+        await effect
+    except (Failure, OSError):
+        return
+
+
+@pytest.mark.parametrize("effect", ["create", "start_agent"])
+async def test_an_effect_at_any_moment_of_the_destruction_leaves_nothing(bench: Bench, effect: str) -> None:
+    """Given 40 destructions that begin and end at another point of the effect each, nothing is there afterwards."""
+    seeded = random.Random(4)  # noqa: S311 - a seed, not a secret
+    for number in range(ROUNDS):
+        bench.new(command=["sleep", "60"])
+        if effect == "start_agent":
+            await bench.prepare()
+        working = asyncio.ensure_future(refused(DO[effect](bench.provider, bench)))
+        await asyncio.sleep(seeded.random() * 0.12 * number / ROUNDS)
+        await bench.provider.destroy(bench.order.workspace_id)
+        await working
+        await nothing_is_left(bench)
+
+
+DO: dict[str, Callable[[LocalProvider, Bench], Awaitable[Any]]] = {
+    "create": lambda provider, bench: provider.create(bench.order, bench.grant(new_id())),
+    "start_agent": lambda provider, bench: provider.start_agent(AgentOrder(order=bench.order), bench.grant(new_id())),
+}
