@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint types contracts docs bench bench-stream requirements openapi golden clean
+.PHONY: help setup demo test lint types contracts docs bench bench-stream bench-cancel requirements openapi golden clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,9 @@ bench: setup ## whole tasks through the API, beside the floor, in one run
 
 bench-stream: setup ## from commit to a watcher's socket, 500 watchers; a long backlog
 	$(BIN)/python -m benchmarks.stream
+
+bench-cancel: setup ## 200 cancels at random moments, until nothing is left of the task
+	$(BIN)/python -m benchmarks.cancels
 
 requirements: ## compile the exact versions with hashes, for every platform
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \

@@ -7,6 +7,7 @@ the workflow's own state.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Final
@@ -14,6 +15,7 @@ from typing import Final
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from activities.force import force
 from domain.messages import CallbackSignal, RunnerInput, SlotGranted
 from domain.names import SIGNAL_OF_CALLBACK, CallbackKind, TaskId
 from domain.policy import Policy
@@ -33,6 +35,8 @@ LOOK_AGAIN: Final = 0.5
 BATCH: Final = 100
 IN_FLIGHT: Final = 64
 SETTLE: Final = 0.05
+# Between two looks at the outbox; longer means that this process, or the database, stood still.
+STANDSTILL: Final = timedelta(seconds=2)
 
 
 class Dispatcher:
@@ -50,6 +54,7 @@ class Dispatcher:
         self._sent: list[int] = []
         self._delivered: list[tuple[str, int, str, int]] = []
         self._settling: asyncio.Task[None] | None = None
+        self._watching_since = self._looked_at = time.monotonic()
 
     # --- the direct ways ----------------------------------------------------------------------------------------
 
@@ -104,11 +109,19 @@ class Dispatcher:
         async with self._database.begin("outbox.lease") as connection:
             intents = await outbox.lease(connection, lease_to=self.name, until=LEASE, limit=BATCH)
             callbacks = await outbox.lease_callbacks(connection, until=LEASE, limit=BATCH)
+        self._looked()
         for intent in intents:
             self._spawn(self._send(intent, None))
         for callback in callbacks:
             self._spawn(self._redeliver(callback))
         return len(intents) == BATCH or len(callbacks) == BATCH
+
+    def _looked(self) -> None:
+        """Note that the outbox was looked at; whoever stood still meanwhile watches from now on."""
+        now = time.monotonic()
+        if now - self._looked_at > STANDSTILL.total_seconds():
+            self._watching_since = now
+        self._looked_at = now
 
     def _spawn(self, work: Awaitable[None]) -> None:
         async def bounded() -> None:
@@ -133,16 +146,26 @@ class Dispatcher:
                 intent.task_id, intent.attempt, intent.name or "", SlotGranted.model_validate(intent.body or {})
             ),
             OutboxKind.CANCEL: lambda: self._gateway.cancel(intent.task_id, intent.attempt),
+            OutboxKind.FORCE: lambda: self._force(intent),
             OutboxKind.CLEANUP: lambda: self._gateway.clean_up(intent.task_id, intent.attempt, self._policy),
         }
         result = await senders[intent.kind]()
-        if result is Sent.UNREACHABLE or (result is Sent.NOT_FOUND and await self._not_started_yet(intent)):
+        to_come = result is Sent.NOT_FOUND and await self._not_started_yet(intent)
+        if intent.kind is OutboxKind.CANCEL and (result is Sent.DELIVERED or to_come):
+            # An attempt whose start is still on its way finds the cancel in its first flush.
+            async with self._database.commit("outbox.give_time") as connection:
+                deadline = self._policy.supervision.cancel
+                await outbox.turn_into(connection, intent, OutboxKind.FORCE, due_in=deadline)
+        elif intent.kind is OutboxKind.FORCE and result is Sent.UNREACHABLE:
+            async with self._database.commit("outbox.cancel_again") as connection:
+                await outbox.turn_into(connection, intent, OutboxKind.CANCEL, due_in=timedelta(0))
+        elif result is Sent.UNREACHABLE or to_come:
             delay = timedelta(seconds=min(1 + intent.tries, 5))
             async with self._database.begin("outbox.put_back") as connection:
                 await outbox.put_back(connection, intent, due_in=delay, error=result)
-            return
-        self._sent.append(intent.id)
-        self._settle_soon()
+        else:
+            self._sent.append(intent.id)
+            self._settle_soon()
 
     async def _start(self, intent: Intent, argument: RunnerInput | None) -> Sent:
         if argument is None:
@@ -152,6 +175,19 @@ class Dispatcher:
                 return Sent.DELIVERED
             argument = RunnerInput(**{**row, "spec": TaskSpec.model_validate(row["spec"])}, policy=self._policy)
         return await self._gateway.start(argument)
+
+    async def _force(self, intent: Intent) -> Sent:
+        """Force a cancel whose deadline has passed, if the attempt could have used the time.
+
+        While Temporal, the database or every worker was away, no attempt could end, and the deadline begins again.
+        """
+        watched = timedelta(seconds=time.monotonic() - self._watching_since)
+        if intent.late > watched:
+            return Sent.UNREACHABLE
+        result = await force(self._database, self._gateway, self._policy, intent.task_id, intent.attempt)
+        self.grown(intent.task_id)
+        self.poke()
+        return result
 
     async def _not_started_yet(self, intent: Intent) -> bool:
         """Say whether a message that found no workflow may still find one: its attempt lives."""

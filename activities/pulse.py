@@ -36,7 +36,7 @@ class _Pulse(ActivityInboundInterceptor):
 
 
 async def _whole(work: Coroutine[Any, Any, Any]) -> Any:
-    """Finish an effect although its workflow has cancelled it: whoever undoes it must know that it is over.
+    """Finish an effect although its workflow has cancelled it, and does not wait: what came too late is taken back.
 
     Heartbeats bring the cancel here, and they bring it once; a worker that shuts down still interrupts.
     """

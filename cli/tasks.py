@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -12,6 +12,12 @@ from cli.remote import connect
 from cli.screen import JsonOption, clock, coloured, console, escape, print_json, table
 
 app = typer.Typer(help="Look at tasks, cancel, retry and delete them.", no_args_is_help=True)
+
+CANCELS: Final = {
+    "requested": "requested; the task ends as soon as its attempt has cleaned up",
+    "applied": "applied; the task is cancelled",
+    "forced": "forced; the task is cancelled, and what its attempt held is cleaned up beside it",
+}
 
 TaskId = Annotated[str, typer.Argument(help="The task's id.")]
 Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
@@ -180,13 +186,13 @@ def artifacts(
 
 @app.command()
 def cancel(task_id: TaskId, *, as_json: JsonOption = False, data_dir: DataDirOption = DEFAULT) -> None:
-    """Ask a task to end as cancelled."""
+    """Ask a task to end as cancelled; asked again, say whether it has."""
     with connect(data_dir) as remote:
         answer = remote.post(f"/v1/tasks/{task_id}/cancel", {})
     if as_json:
         print_json(answer)
         return
-    console().print(f"cancel of {task_id}: {escape(str((answer or {}).get('result', 'requested')))}")
+    console().print(f"cancel of {task_id}: {CANCELS[answer['result']]}")
 
 
 @app.command()

@@ -65,6 +65,10 @@ GUIDANCE: Final[dict[Category, str]] = {
 }
 
 
+# The code of a cancel that the attempt did not acknowledge in time.
+CANCEL_FORCED: Final = "cancel_forced"
+
+
 class TaskError(BaseModel):
     """Why an attempt failed, as the mirror and the API show it."""
 

@@ -338,6 +338,7 @@ SITUATIONS: Final[tuple[tuple[_By, _Rule], ...]] = (
             says=_plainly("A cancel was asked for; it waits for attempt {attempt} to acknowledge it and to clean up."),
             since=lambda facts: facts.cancel_requested_at or facts.since,
             next=_then("cancelled", "The task is cancelled.", TaskStatus.CANCELLED),
+            on_failure=_then("cancel_forced", "The attempt is ended from outside.", TaskStatus.CANCELLED),
         ),
     ),
     (

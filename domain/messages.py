@@ -88,6 +88,9 @@ class Answer(BaseModel):
     result: JsonValue = None
     error: TaskError | None = None
 
+    # The end that was to be followed by another attempt was not written: a cancel came before it.
+    withheld: bool = False
+
     @property
     def live(self) -> bool:
         """Whether this attempt may still act."""

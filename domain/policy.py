@@ -108,6 +108,10 @@ class Supervision(BaseModel):
         default=timedelta(seconds=120),
         description="How long a workspace goes on without contact before it stops its agent.",
     )
+    cancel: Span = Field(
+        default=timedelta(seconds=5),
+        description="How long an attempt may take to end after Temporal has its cancel; then the cancel is forced.",
+    )
 
 
 class Retention(BaseModel):
@@ -172,6 +176,7 @@ def inconsistencies(
         (_group("BUDGETS", budgets, "running"), "<=", _group("BUDGETS", budgets, "running_absolute")),
         (_group("SUPERVISION", supervision, "heartbeat"), "<", _group("SUPERVISION", supervision, "lease")),
         (_group("SUPERVISION", supervision, "lease"), "<", _group("SUPERVISION", supervision, "lost_after")),
+        (_group("SUPERVISION", supervision, "cancel"), "<", _group("SUPERVISION", supervision, "lost_after")),
         (_group("STEP_RETRY", retry, "first_delay"), "<=", _group("STEP_RETRY", retry, "longest_delay")),
         (token, ">", _group("BUDGETS", budgets, *LIVED_THROUGH)),
         (stuck, ">", _group("BUDGETS", budgets, *COVERED_BY_STUCK)),

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import delete, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.errors import GUIDANCE, Category, TaskError
+from domain.errors import CANCEL_FORCED, GUIDANCE, Category, TaskError
 from domain.events import EventSource, EventType, NewEvent
 from domain.lifecycle import TaskStatus
 from domain.names import ProjectId, TaskId
@@ -23,6 +23,7 @@ class Outcome(StrEnum):
     APPLIED = "applied"
     REQUESTED = "requested"
     REPEATED = "repeated"
+    FORCED = "forced"
     ALREADY_ENDED = "already_ended"
 
 
@@ -57,14 +58,16 @@ async def start(
 async def cancel(
     connection: AsyncConnection, project: ProjectId, task: TaskId, *, now: datetime, lease_to: str, lease: timedelta
 ) -> Commanded | None:
-    """Cancel at once what was never started, else ask the attempt to; None when there is no such task."""
+    """Cancel at once what was never started, else ask the attempt to; None when there is no such task.
+
+    The intent is the cancel as long as Temporal has not taken it, then the force that is due at the deadline.
+    """
     row = await tasks.get(connection, project, task, for_update=True)
     if row is None:
         return None
     status = TaskStatus(row["status"])
     if status.terminal:
-        ended = Outcome.REPEATED if status is TaskStatus.CANCELLED else Outcome.ALREADY_ENDED
-        return Commanded(outcome=ended, row=row)
+        return Commanded(outcome=_ended(row), row=row)
     if status is TaskStatus.READY or (status is TaskStatus.QUEUED and await _void(connection, task, row["attempt"])):
         key = f"api:cancelled:{row['attempt']}"
         error = TaskError(
@@ -86,6 +89,13 @@ async def cancel(
         connection, kind=OutboxKind.CANCEL, task_id=task, attempt=row["attempt"], lease_to=lease_to, lease=lease
     )
     return Commanded(outcome=Outcome.REQUESTED, row=row, intent=intent)
+
+
+def _ended(row: dict[str, Any]) -> Outcome:
+    if row["status"] != TaskStatus.CANCELLED:
+        return Outcome.ALREADY_ENDED
+    forced = row["error"] is not None and row["error"].get("code") == CANCEL_FORCED
+    return Outcome.FORCED if forced else Outcome.REPEATED
 
 
 async def _void(connection: AsyncConnection, task: TaskId, attempt: int) -> bool:

@@ -1,7 +1,7 @@
 """Intents for the engine: committed with their cause, leased by whoever sends them, gone when they were sent."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -26,6 +26,7 @@ class Intent:
     name: str | None = None
     body: dict[str, Any] | None = None
     tries: int = 0
+    late: timedelta = field(default=timedelta(0), compare=False)  # since it was due, when it was taken
 
 
 async def put(
@@ -76,7 +77,16 @@ async def lease(connection: AsyncConnection, *, lease_to: str, until: timedelta,
         update(Outbox)
         .where(Outbox.id == due.c.id)
         .values(leased_by=lease_to, leased_until=NOW + until, tries=Outbox.tries + 1)
-        .returning(Outbox.id, Outbox.kind, Outbox.task_id, Outbox.attempt, Outbox.name, Outbox.body, Outbox.tries)
+        .returning(
+            Outbox.id,
+            Outbox.kind,
+            Outbox.task_id,
+            Outbox.attempt,
+            Outbox.name,
+            Outbox.body,
+            Outbox.tries,
+            (NOW - Outbox.due_at).label("late"),
+        )
     )
     rows = (await connection.execute(statement)).mappings()
     intents = [Intent(**{**row, "kind": OutboxKind(row["kind"])}) for row in rows]
@@ -90,12 +100,18 @@ async def sent(connection: AsyncConnection, ids: Sequence[int]) -> None:
 
 async def put_back(connection: AsyncConnection, intent: Intent, *, due_in: timedelta, error: str) -> None:
     """Let an intent be tried again later."""
-    statement = (
-        update(Outbox)
-        .where(Outbox.id == intent.id)
-        .values(leased_by=None, leased_until=None, due_at=NOW + due_in, last_error=error[:2000])
-    )
+    statement = update(Outbox).where(Outbox.id == intent.id).values(last_error=error[:2000], **_free(due_in))
     await connection.execute(statement)
+
+
+async def turn_into(connection: AsyncConnection, intent: Intent, kind: OutboxKind, *, due_in: timedelta) -> None:
+    """Let an intent be the next thing that is to be done about its cause."""
+    statement = update(Outbox).where(Outbox.id == intent.id)
+    await connection.execute(statement.values(kind=kind, tries=0, last_error=None, **_free(due_in)))
+
+
+def _free(due_in: timedelta) -> dict[str, Any]:
+    return {"leased_by": None, "leased_until": None, "due_at": NOW + due_in}
 
 
 @dataclass(frozen=True, kw_only=True)

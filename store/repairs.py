@@ -9,9 +9,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.events import NewEvent
-from domain.lifecycle import TaskStatus
+from domain.lifecycle import Step, TaskStatus
 from domain.messages import Verdict
-from domain.names import TaskId
+from domain.names import NodeId, TaskId, WorkspaceId
 from store.mirror import events_json
 
 # Due by the database's own clock: the dispatcher compares it with no other.
@@ -21,6 +21,29 @@ _END: Final = text(
 )
 
 
+# The attempt as its end is written: how far it came, and since when it was at work.
+_OBSERVE: Final = text("""
+SELECT t.attempt, t.version, t.step, t.node_id, t.workspace_id,
+       clock_timestamp() - (
+         SELECT min(ts) FROM events e
+         WHERE e.task_id = t.id AND e.attempt = t.attempt AND e.type = 'attempt.started'
+       ) AS lasted
+FROM tasks t WHERE t.id = :task AND t.status NOT IN ('completed', 'failed', 'cancelled')
+""")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """A live attempt, as it was when somebody looked; `lasted` is None until its workflow has written."""
+
+    attempt: int
+    version: int
+    step: Step | None
+    node_id: NodeId | None
+    workspace_id: WorkspaceId | None
+    lasted: timedelta | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Repair:
     """What became of it. After `superseded` the caller looks again; `status` is None when the task was deleted."""
@@ -28,6 +51,12 @@ class Repair:
     verdict: Verdict
     status: TaskStatus | None = None
     cancel: bool = False
+
+
+async def observe(connection: AsyncConnection, task: TaskId) -> Observed | None:
+    """Return what the row says of the task's attempt; None when it has ended."""
+    row = (await connection.execute(_OBSERVE, {"task": task})).mappings().one_or_none()
+    return Observed(**row) if row else None
 
 
 async def end_attempt(

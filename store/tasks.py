@@ -182,7 +182,7 @@ def _narrowed(statement: Select[Any], filters: Filters) -> Select[Any]:
 
 
 async def start_argument(connection: AsyncConnection, task: TaskId, attempt: int) -> dict[str, Any] | None:
-    """Return what a TaskRunner's input is made of, or None when the task was deleted.
+    """Return what a TaskRunner's input is made of, or None when the attempt has ended or the task was deleted.
 
     An attempt that owns a workspace before it was started goes on in it: a retry has given it that of the one before.
     """
@@ -200,7 +200,7 @@ async def start_argument(connection: AsyncConnection, task: TaskId, attempt: int
             case((Workspace.id.is_not(None), resume)).label("resume"),
         )
         .join(Workspace, owned, isouter=True)
-        .where(Task.id == task)
+        .where(*_is_live(task, attempt))
     )
     row = (await connection.execute(statement)).mappings().one_or_none()
     return {**row, "attempt": attempt} if row else None
@@ -208,7 +208,9 @@ async def start_argument(connection: AsyncConnection, task: TaskId, attempt: int
 
 async def is_live(connection: AsyncConnection, task: TaskId, attempt: int) -> bool:
     """Return whether this attempt is the task's current one and has not ended."""
-    statement = select(Task.id).where(
-        Task.id == task, Task.attempt == attempt, Task.status.not_in([status.value for status in TERMINAL])
-    )
+    statement = select(Task.id).where(*_is_live(task, attempt))
     return (await connection.execute(statement)).scalar_one_or_none() is not None
+
+
+def _is_live(task: TaskId, attempt: int) -> tuple[ColumnElement[bool], ...]:
+    return Task.id == task, Task.attempt == attempt, Task.status.not_in([status.value for status in TERMINAL])

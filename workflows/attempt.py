@@ -177,7 +177,7 @@ class Attempt(Journal):
         return answer
 
     def check_cancelled(self) -> None:
-        """Raise CancelIntent if a cancel came while an effect was under way that must not be left half done."""
+        """Raise CancelIntent if a cancel came while an effect was under way."""
         if workflow.cancellation_reason() is not None and self.state.step is not Step.CLEANUP:
             raise CancelIntent
 
@@ -326,8 +326,9 @@ class Attempt(Journal):
                     start_to_close_timeout=min(NODE_TRY, left),
                     heartbeat_timeout=NODE_HEARTBEAT,
                     retry_policy=NODE_RETRY,
-                    # A workspace must not be made while it is being destroyed: a cancel waits for the effect's end.
-                    cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+                    # A cancel does not wait for the effect: what is made beside or after its destruction is refused
+                    # by the provider, or taken back.
+                    cancellation_type=workflow.ActivityCancellationType.TRY_CANCEL,
                     summary=summary,
                     priority=Priority(priority_key=self.spec.priority),
                 )

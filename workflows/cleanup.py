@@ -14,7 +14,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.errors import GUIDANCE, Category, TaskError
     from domain.messages import AttemptRef, CleanupOrder, CleanupResult, HeldWorkspace, WorkspaceRef
     from domain.names import CLEANUP, node_queue
-    from workflows.policies import MIRROR_RETRY, MIRROR_TRY, NODE_TRY
+    from workflows.policies import MIRROR_RETRY, MIRROR_TRY, NODE_HEARTBEAT, NODE_TRY
     from workflows.ports import LedgerActivities, NodeActivities
 
 
@@ -60,6 +60,7 @@ async def _destroy(order: CleanupOrder, workspace: HeldWorkspace) -> None:
         task_queue=node_queue(workspace.node_id),
         schedule_to_close_timeout=budget,
         start_to_close_timeout=min(NODE_TRY, budget),
+        heartbeat_timeout=NODE_HEARTBEAT,
         retry_policy=RetryPolicy(
             maximum_attempts=retry.tries, initial_interval=retry.first_delay, maximum_interval=retry.longest_delay
         ),

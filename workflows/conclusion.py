@@ -8,7 +8,7 @@ from temporalio import workflow
 from domain.errors import Category, TaskError
 from domain.events import EVENT_OF_OUTCOME, EventType
 from domain.lifecycle import TaskStatus
-from domain.messages import Conclusion
+from domain.messages import Answer, Conclusion
 from workflows.attempt import Attempt, StepFailed
 from workflows.ports import MirrorActivities
 
@@ -26,9 +26,26 @@ def will_retry(attempt: Attempt) -> bool:
 
 
 async def conclude(attempt: Attempt) -> None:
-    """Write the end, release what the ledger says is held, and store the next attempt's start: one transaction."""
-    next_at = _emit_end(attempt)
+    """Write the end, release what the ledger says is held, and store the next attempt's start: one transaction.
+
+    A cancel that is in the mirror by then prevents the next attempt: the end is written anew, as cancelled.
+    """
     attempt.concluding = True
+    try:
+        with attempt.provisionally():
+            answer = await _write_end(attempt)
+            if not answer.withheld:
+                attempt.obey(answer)
+                return
+        attempt.state.outcome, attempt.state.error = TaskStatus.CANCELLED, cancelled(attempt)
+        attempt.obey(await _write_end(attempt))
+    except StepFailed as refused:
+        # Trying again is useless, and a workflow that cannot end is worse: the row is the reconciler's now.
+        attempt.state.outcome, attempt.state.error = TaskStatus.FAILED, refused.error
+
+
+async def _write_end(attempt: Attempt) -> Answer:
+    next_at = _emit_end(attempt)
     pending = attempt.state.cleanup_pending
     conclusion = Conclusion(
         **attempt.batch().model_dump(),
@@ -38,13 +55,7 @@ async def conclude(attempt: Attempt) -> None:
         kept=attempt.state.workspace_id if attempt.state.kept else None,
         keep_for=attempt.spec.keep_workspace.for_ if attempt.state.kept else None,
     )
-    try:
-        answer = await attempt.mirror(MirrorActivities.conclude, conclusion)
-    except StepFailed as refused:
-        # Trying again is useless, and a workflow that cannot end is worse: the row is the reconciler's now.
-        attempt.state.outcome, attempt.state.error = TaskStatus.FAILED, refused.error
-        return
-    attempt.obey(answer)
+    return await attempt.mirror(MirrorActivities.conclude, conclusion)
 
 
 def _emit_end(attempt: Attempt) -> datetime | None:

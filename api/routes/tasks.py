@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Query
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,7 +13,7 @@ from api.deps import INTENT_LEASE, Context, Ctx, Reader, Writer, now
 from api.idempotency import Done, IdempotencyKey, once
 from api.problems import Problem, invalid
 from api.schemas.pages import Limit, Page, Position, page_of
-from api.schemas.tasks import CancelOut, CommandBody, TaskBody, TaskOut, represent
+from api.schemas.tasks import CancelOut, CancelResult, CommandBody, TaskBody, TaskOut, represent
 from domain.ids import new_id
 from domain.lifecycle import Step, TaskStatus
 from domain.messages import RunnerInput
@@ -26,6 +26,8 @@ from store.commands import Commanded, Outcome
 from store.models import OutboxKind
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+
+CANCELS: Final = {Outcome.REQUESTED: CancelResult.REQUESTED, Outcome.FORCED: CancelResult.FORCED}
 
 
 @router.post(
@@ -169,18 +171,17 @@ async def cancel(
     body: Annotated[bodies.Body[CommandBody], Depends(bodies.json_of(CommandBody, required=False))],
     key: IdempotencyKey = None,
 ) -> JSONResponse:
-    """Answer 202 `requested` the first time, 200 for a repeat, and 200 `applied` when nothing had begun."""
+    """Answer 202 `requested` the first time, and 200 for a repeat, or when nothing had begun: how it is by now."""
 
     async def work(connection: AsyncConnection) -> Done:
         found = await commands.cancel(
             connection, caller.project, TaskId(task_id), now=now(), lease_to=ctx.courier.name, lease=INTENT_LEASE
         )
         commanded = _found(found)
-        requested = commanded.outcome is Outcome.REQUESTED
-        content = {
-            "result": "requested" if requested else "applied",
-            "status": commanded.row["status"] if requested else TaskStatus.CANCELLED,
-        }
+        result = CANCELS.get(commanded.outcome, CancelResult.APPLIED)
+        requested = result is CancelResult.REQUESTED
+        status = commanded.row["status"] if requested else TaskStatus.CANCELLED
+        content = {"result": result, "status": status}
         return Done(status=202 if commanded.intent else 200, content=content, after=_sender(ctx, commanded))
 
     return await once(ctx, "tasks.cancel", project=caller.project, key=key, digest=body.digest, work=work)

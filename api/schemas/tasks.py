@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -95,10 +96,21 @@ class TaskOut(BaseModel):
     links: Links
 
 
-class CancelOut(BaseModel):
-    """What became of a cancel: `requested`, or `applied` when the task is cancelled."""
+class CancelResult(StrEnum):
+    """What became of a cancel so far."""
 
-    result: str
+    REQUESTED = "requested"
+    APPLIED = "applied"
+    FORCED = "forced"
+
+
+class CancelOut(BaseModel):
+    """What became of a cancel: `requested`; `applied`, when the task is cancelled; `forced`, when it had to be ended.
+
+    An attempt that was ended from outside is cleaned up by a workflow of its own.
+    """
+
+    result: CancelResult
     status: TaskStatus
 
 

@@ -11,7 +11,16 @@ LANGUAGE plpgsql AS $$
 DECLARE
   answer jsonb;
   settled boolean := p_destroyed;
+  r tasks;
 BEGIN
+  IF p_due IS NOT NULL THEN
+    -- A cancel that came before this write prevents the next attempt: nothing is written, and the attempt ends anew.
+    SELECT * INTO r FROM tasks WHERE id = p_task FOR NO KEY UPDATE;
+    IF r.attempt = p_attempt AND r.status NOT IN ('completed', 'failed', 'cancelled')
+       AND r.cancel_requested_at IS NOT NULL THEN
+      RETURN jsonb_build_object('verdict', 'repeat', 'status', r.status, 'cancel', true, 'withheld', true, 'granted', 0);
+    END IF;
+  END IF;
   answer := flush_task(p_task, p_attempt, p_version, p_events);
   IF p_kept IS NOT NULL AND answer ->> 'verdict' = 'applied' THEN
     UPDATE ledger SET state = 'retained', retained_until = clock_timestamp() + p_keep_for,

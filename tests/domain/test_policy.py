@@ -70,6 +70,11 @@ def test_the_budgets_are_the_contracts() -> None:
             "X_SUPERVISION__LEASE (0:03:00) must be shorter than X_SUPERVISION__LOST_AFTER (0:03:00)",
         ),
         (
+            Policy(supervision=Supervision(cancel=3 * MINUTE)),
+            {},
+            "X_SUPERVISION__CANCEL (0:03:00) must be shorter than X_SUPERVISION__LOST_AFTER (0:03:00)",
+        ),
+        (
             Policy(step_retry=StepRetry(first_delay=2 * MINUTE)),
             {},
             "X_STEP_RETRY__FIRST_DELAY (0:02:00) must not exceed X_STEP_RETRY__LONGEST_DELAY (0:01:00)",
@@ -112,11 +117,11 @@ def test_every_name_in_a_sentence_is_a_setting() -> None:
     """All rules violated at once: each name leads to a field of the policy or is one of the two numbers."""
     worst = Policy(
         budgets=Budgets(running_soft=9 * HOUR, running=8 * HOUR, running_absolute=7 * HOUR, running_idle=2 * HOUR),
-        supervision=Supervision(heartbeat=3 * HOUR, lease=2 * HOUR, lost_after=HOUR),
+        supervision=Supervision(heartbeat=3 * HOUR, lease=2 * HOUR, lost_after=HOUR, cancel=HOUR),
         step_retry=StepRetry(first_delay=HOUR),
     )
     sentences = found(worst, callback_token=MINUTE, stuck_after=MINUTE)
-    assert len(sentences) == 8
+    assert len(sentences) == 9
     for name in re.findall(r"X_([A-Z_]+)", " ".join(sentences)):
         group, _, field = name.lower().partition("__")
         assert name in {"CALLBACK_TOKEN", "STUCK_AFTER"} or field in type(getattr(worst, group)).model_fields

@@ -128,10 +128,9 @@ async def capped(stage: Stage) -> Running:
 
 
 async def cancelled_in_an_effect(stage: Stage) -> Running:
-    """A cancel that waits for the node."""
+    """A cancel that does not wait for the node."""
     async with scene(stage, Step.AGENT_SESSION) as at:
         await at.task.handle.cancel()
-        at.gate.opened.set()
         await at.task.end()
         return at.task
 

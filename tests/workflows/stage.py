@@ -15,14 +15,14 @@ from typing import Any
 from sqlalchemy import insert, select, text
 from temporalio import activity
 from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowHistory
-from temporalio.exceptions import ApplicationError, CancelledError
+from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from activities.dispatch import Dispatcher
 from activities.failures import FailureInterceptor
 from activities.reconcile import Reconciler
-from domain.errors import Category
+from domain.errors import Category, Failure
 from domain.events import Event, EventSource, EventType, NewEvent, fold
 from domain.ids import new_id, workspace_id
 from domain.lifecycle import NodeStatus, TaskStatus
@@ -52,7 +52,8 @@ from domain.names import (
 from domain.policy import Policy, Retention
 from domain.reconcile import ListOrder, NodeWorkspaces, Report, SweepOrder
 from domain.spec import TaskSpec
-from store import mirror
+from store import commands, mirror
+from store.commands import Outcome
 from store.engine import Database
 from store.models import EventRow, Node, Task
 from worker import control_worker
@@ -71,6 +72,7 @@ class ScriptedNode(NodeActivities):
         self.script: dict[str, Script] = {}
         self.calls: dict[str, list[Any]] = defaultdict(list)
         self.workspaces: set[WorkspaceId] = set()
+        self.buried: set[WorkspaceId] = set()
         self.exits: dict[int, asyncio.Future[AgentExit]] = defaultdict(asyncio.Future)
 
     async def _play(self, name: str, argument: Any) -> Any:
@@ -80,6 +82,8 @@ class ScriptedNode(NodeActivities):
     @activity.defn
     async def create_workspace(self, order: WorkspaceOrder) -> Acknowledgement:
         answer = await self._play("create_workspace", order)
+        if order.workspace_id in self.buried:  # an id that was destroyed cannot be created again
+            raise Failure("workspace_gone", "It was destroyed.", category=Category.WORKSPACE)
         self.workspaces.add(order.workspace_id)
         return answer or Acknowledgement(workspace_id=order.workspace_id)
 
@@ -113,6 +117,7 @@ class ScriptedNode(NodeActivities):
         await self._play("destroy_workspace", ref)
         kept = ref.keep and ref.workspace_id in self.workspaces
         if not ref.keep:
+            self.buried.add(ref.workspace_id)
             self.workspaces.discard(ref.workspace_id)
         return Acknowledgement(workspace_id=ref.workspace_id, details={"kept": kept})
 
@@ -247,10 +252,21 @@ class Stage:
     @asynccontextmanager
     async def node(self, *, slots: int = 4, status: NodeStatus = NodeStatus.READY) -> AsyncIterator[ScriptedNode]:
         """Run a node of its own, which tasks find by the label `node`."""
+        node = await self.dead_node(slots=slots, status=status)
+        async with self.alive(node):
+            yield node
+
+    async def dead_node(self, *, slots: int = 4, status: NodeStatus = NodeStatus.READY) -> ScriptedNode:
+        """Give a node of its own whose workers do not run."""
         node = ScriptedNode(NodeId(f"n-{new_id()}"))
         row = {"id": node.id, "status": status, "slots": slots, "labels": {"node": node.id}}
-        async with self.database.begin("test") as connection:
+        async with self.database.begin("tests.setup") as connection:
             await connection.execute(insert(Node).values(row))
+        return node
+
+    @asynccontextmanager
+    async def alive(self, node: ScriptedNode) -> AsyncIterator[None]:
+        """Run a node's workers."""
         activities: list[Callable[..., Any]] = [
             node.create_workspace,
             node.inspect_workspace,
@@ -266,7 +282,7 @@ class Stage:
             client, task_queue=supervise_queue(node.id), activities=[node.supervise_agent], interceptors=boundary
         )
         async with short, long:
-            yield node
+            yield
         # Nobody asks it for its workspaces any more.
         await self.execute("UPDATE nodes SET status = 'gone' WHERE id = :id", id=node.id)
 
@@ -329,6 +345,23 @@ class Running:
             body=callback.model_dump_json(exclude={"kind", "turn", "workspace_id"}, exclude_unset=True),
         )
 
+    async def cancel(self) -> Outcome:
+        """Cancel as the API does."""
+        stage = self.stage
+        async with stage.database.begin("tests.cancel") as connection:
+            commanded = await commands.cancel(
+                connection,
+                DEFAULT_PROJECT,
+                self.task,
+                now=datetime.now(UTC),
+                lease_to=stage.dispatcher.name,
+                lease=timedelta(seconds=15),
+            )
+        assert commanded is not None
+        if commanded.intent is not None:
+            stage.dispatcher.send(commanded.intent)
+        return commanded.outcome
+
     async def history(self) -> WorkflowHistory:
         return await self.handle.fetch_history()
 
@@ -378,26 +411,32 @@ def outcome_of(failure: BaseException | None) -> str:
     """The written map from Temporal's outcome to the mirror's."""
     if isinstance(failure, ApplicationError):
         return "cancelled" if failure.type == Category.CANCELLED else "failed"
-    return "cancelled" if isinstance(failure, CancelledError) else "completed"
+    # Whoever forces a cancel terminates.
+    return "cancelled" if isinstance(failure, CancelledError | TerminatedError) else "completed"
 
 
 @asynccontextmanager
-async def stage_on(environment: WorkflowEnvironment, url: str, **options: Any) -> AsyncIterator[Stage]:
+async def stage_on(
+    environment: WorkflowEnvironment, url: str, *, policy: Policy | None = None, **options: Any
+) -> AsyncIterator[Stage]:
     """Run the control plane on a server and a database; no workflow is cached, so every task replays.
 
     Its queue is its own: on the shared server, what other modules left behind stays theirs.
     """
-    async with bare_stage_on(environment, url, queue=f"stage-{new_id()}") as stage, stage.worker(**options):
+    async with (
+        bare_stage_on(environment, url, queue=f"stage-{new_id()}", policy=policy) as stage,
+        stage.worker(**options),
+    ):
         yield stage
 
 
 @asynccontextmanager
 async def bare_stage_on(
-    environment: WorkflowEnvironment, url: str, *, queue: str = CONTROL_QUEUE
+    environment: WorkflowEnvironment, url: str, *, queue: str = CONTROL_QUEUE, policy: Policy | None = None
 ) -> AsyncIterator[Stage]:
     """Set up database, gateway and dispatcher; nobody runs workflows yet."""
     database = Database(url)
-    gateway, policy = Gateway(environment.client, queue=queue), Policy()
+    gateway, policy = Gateway(environment.client, queue=queue), policy or Policy()
     dispatcher = Dispatcher(name="stage", database=database, gateway=gateway, policy=policy)
     loop = asyncio.create_task(dispatcher.run())
     yield Stage(environment, database, gateway, dispatcher, policy, url, queue)

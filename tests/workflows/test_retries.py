@@ -103,9 +103,9 @@ async def test_a_task_may_narrow_what_is_tried_again(stage: Stage) -> None:
 
 async def test_a_cancel_between_attempts_is_obeyed_by_the_next(stage: Stage) -> None:
     """Cancelled at attempt 2, before it holds anything."""
-    task = await external(stage, Step.RUNNING, retry={"max_attempts": 2, "backoff": 0.2})
+    task = await external(stage, Step.RUNNING, retry={"max_attempts": 2, "backoff": 2})
+    await fail(task)
     await stage.execute("UPDATE tasks SET cancel_requested_at = now() WHERE id = :id", id=task.task)
-    row = await fail(task)
     again = second(task)
     await again.until(status="cancelled")
     row = await again.end()

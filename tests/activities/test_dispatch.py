@@ -1,0 +1,32 @@
+"""The dispatcher, where the workflow suites cannot look: Temporal away."""
+
+from sqlalchemy import select
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+
+from activities.dispatch import Dispatcher
+from domain.policy import Policy
+from store import outbox
+from store.engine import Database
+from store.models import Outbox, OutboxKind
+from tests.store.rows import LEASE, create_task, row_of
+from workflows.gateway import Gateway
+
+
+async def test_a_force_that_does_not_reach_temporal_is_the_cancel_again(database_url: str) -> None:
+    """The row stays live: with Temporal back the attempt is asked anew, and has its time."""
+    database = Database(database_url, pool=2)
+    nowhere = Gateway(await Client.connect("127.0.0.1:1", lazy=True, data_converter=pydantic_data_converter))
+    away = Dispatcher(name="away", database=database, gateway=nowhere, policy=Policy())
+    task = await create_task(database)
+    async with database.begin("tests.intent") as connection:
+        intent = await outbox.put(
+            connection, kind=OutboxKind.FORCE, task_id=task, attempt=1, lease_to="away", lease=LEASE
+        )
+    away.send(intent)
+    await away.close()
+    query = select(Outbox.kind, Outbox.leased_by, Outbox.tries).where(Outbox.id == intent.id)
+    async with database.read() as connection:
+        assert (await connection.execute(query)).one() == ("cancel", None, 0)
+    assert (await row_of(database, task))["status"] == "queued"
+    await database.close()
