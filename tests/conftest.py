@@ -52,13 +52,17 @@ async def database_url(postgres: Postgres, migrated_template: str) -> AsyncItera
 async def temporal() -> AsyncIterator[WorkflowEnvironment]:
     """Give a Temporal server in real time, with our search attributes and data converter.
 
-    It lets operators pause a workflow, which our own server leaves off, as Temporal does by default.
+    It lets operators pause a workflow, which Temporal leaves off by default, and reports at once that one cannot go on.
     """
-    pause_enabled = ("--dynamic-config-value", "frontend.WorkflowPauseEnabled=true")
+    values = (
+        "frontend.WorkflowPauseEnabled=true",
+        "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute=2",
+    )
+    configuration = [part for value in values for part in ("--dynamic-config-value", value)]
     async with await WorkflowEnvironment.start_local(
         data_converter=pydantic_data_converter,
         dev_server_existing_path=str(temporal_cli()),
-        dev_server_extra_args=[*registration(), *pause_enabled],
+        dev_server_extra_args=[*registration(), *configuration],
     ) as environment:
         yield environment
 

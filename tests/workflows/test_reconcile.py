@@ -17,7 +17,7 @@ from temporalio.client import ScheduleOverlapPolicy
 
 from domain.events import EventSource, EventType, NewEvent
 from domain.lifecycle import Step
-from domain.names import RECONCILE, RECONCILE_SCHEDULE, SignalName, WorkspaceId
+from domain.names import RECONCILE, RECONCILE_SCHEDULE, TASK_RUNNER, SignalName, WorkspaceId
 from domain.reconcile import Action, Report, Seen, SweepOrder
 from store import mirror
 from tests.workflows.scenes import Scene, external, scene
@@ -358,3 +358,20 @@ async def test_the_schedule_sweeps(stage: Stage) -> None:
             await clean(at)
         finally:
             await client.get_schedule_handle(RECONCILE_SCHEDULE).delete()
+
+
+async def test_a_workflow_that_cannot_go_on_is_flagged(stage: Stage) -> None:
+    """Temporal reports problems of it: the sweep tells so, and ends nothing."""
+    task = Running(stage, await stage.create(provider="external"))
+    client = stage.environment.client
+    await client.start_workflow(TASK_RUNNER, {"no": "input"}, id=task.handle.id, task_queue=stage.queue)
+    async with asyncio.timeout(60):
+        while True:
+            if (await stage.gateway.look(task.task, 1)).problems is not None:
+                break
+            await asyncio.sleep(0.2)
+    await old(task)
+    assert await did(await stage.sweep(), Action.FLAGGED_PROBLEMS, task)
+    assert (await task.row())["status"] == "queued"
+    await task.handle.terminate("the test is over")
+    await stage.sweep()
