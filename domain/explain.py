@@ -337,6 +337,7 @@ SITUATIONS: Final[tuple[tuple[_By, _Rule], ...]] = (
             waits_for=Wait.CANCEL,
             says=_plainly("A cancel was asked for; it waits for attempt {attempt} to acknowledge it and to clean up."),
             since=lambda facts: facts.cancel_requested_at or facts.since,
+            until=lambda facts: facts.force_due_at,
             next=_then("cancelled", "The task is cancelled.", TaskStatus.CANCELLED),
             on_failure=_then("cancel_forced", "The attempt is ended from outside.", TaskStatus.CANCELLED),
         ),

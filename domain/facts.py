@@ -33,6 +33,7 @@ class Facts:
     active_at: datetime | None = None
     version: int = 0
     cancel_requested_at: datetime | None = None
+    force_due_at: datetime | None = None
     paused: bool = False
     pause_reason: str | None = None
     node_id: NodeId | None = None

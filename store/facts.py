@@ -21,13 +21,17 @@ t.paused, t.pause_reason, t.node_id, t.spec -> 'timeouts' AS timeouts, t.spec ->
 t.spec ->> 'provider' = 'external' AS external, t.spec -> 'followup' = 'true' AS followup,
 CASE jsonb_typeof(t.spec -> 'attachments') WHEN 'array' THEN jsonb_array_length(t.spec -> 'attachments') END
   AS attachments,
-s.due_at, s.tries, s.last_error
+s.due_at, s.tries, s.last_error, f.due_at AS force_due_at
 """
-START: Final = """
+INTENTS: Final = """
 LEFT JOIN LATERAL (
   SELECT due_at, tries, last_error FROM outbox
   WHERE task_id = t.id AND attempt = t.attempt AND kind = 'start' ORDER BY id LIMIT 1
 ) s ON true
+LEFT JOIN LATERAL (
+  SELECT due_at FROM outbox
+  WHERE t.cancel_requested_at IS NOT NULL AND task_id = t.id AND attempt = t.attempt AND kind = 'force' LIMIT 1
+) f ON true
 """
 # The order of `grant_slots`, among those who ask for the same nodes.
 _PLACE: Final = """
@@ -52,7 +56,7 @@ JOIN events ended ON ended.task_id = began.task_id AND ended.attempt = began.att
   AND ended.type = 'step.finished' AND ended.key = replace(began.key, 'step.started', 'step.finished')
 WHERE began.task_id = :task AND began.attempt = :attempt AND began.type = 'step.started' AND began.step = 'running'
 """)
-_OF_TASK: Final = text(f"SELECT {COLUMNS} FROM tasks t {START} WHERE t.id = :task AND t.project = :project")  # noqa: S608
+_OF_TASK: Final = text(f"SELECT {COLUMNS} FROM tasks t {INTENTS} WHERE t.id = :task AND t.project = :project")  # noqa: S608
 _POSITION: Final = text(_PLACE)
 
 
@@ -88,6 +92,7 @@ def read(row: Mapping[str, Any], *, budgets: Budgets) -> Facts:
         changed_at=row["updated_at"],
         step_started_at=row["step_started_at"],
         cancel_requested_at=row["cancel_requested_at"],
+        force_due_at=row["force_due_at"],
         paused=row["paused"],
         pause_reason=row["pause_reason"],
         node_id=NodeId(row["node_id"]) if row["node_id"] else None,

@@ -8,14 +8,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.names import TaskId
-from store.facts import COLUMNS, START
+from store.facts import COLUMNS, INTENTS
 from store.models import OPEN
 
 _OPEN_ROWS: Final = text(f"""
-SELECT {COLUMNS} FROM tasks t {START}
+SELECT {COLUMNS} FROM tasks t {INTENTS}
 WHERE t.{OPEN} ORDER BY t.checked_at NULLS FIRST LIMIT :limit
 """)  # noqa: S608 - constants
-_NAMED_ROWS: Final = text(f"SELECT {COLUMNS} FROM tasks t {START} WHERE t.id = ANY(:ids) AND t.{OPEN}")  # noqa: S608
+_NAMED_ROWS: Final = text(f"SELECT {COLUMNS} FROM tasks t {INTENTS} WHERE t.id = ANY(:ids) AND t.{OPEN}")  # noqa: S608
 # The locks are taken in order and never waited for: a row that is being written is looked at another time.
 _CHECKED: Final = text("""
 WITH looked AS (

@@ -146,13 +146,16 @@ def test_a_start_that_does_not_get_through_says_why() -> None:
 @pytest.mark.parametrize("step", [None, *Step])
 @pytest.mark.parametrize("status", [status for status in S if status not in TERMINAL and status is not S.READY])
 def test_a_pause_and_a_cancel_come_before_the_step(status: TaskStatus, step: Step | None) -> None:
-    """A paused task waits for somebody, a cancelled one for its attempt."""
+    """A paused task waits for somebody, a cancelled one for its attempt, until the force is due."""
     facts = replace(BASE, status=status, step=step)
     assert told(replace(facts, paused=True, pause_reason="lunch")).waits_for.code == "resume"
     asked = told(replace(facts, cancel_requested_at=NOW))
     assert (asked.waits_for.code, asked.since) == ("cancel", NOW)
     assert asked.next is not None
     assert asked.next.status is S.CANCELLED
+    assert asked.until is None
+    taken = told(replace(facts, cancel_requested_at=NOW, force_due_at=LATER))
+    assert taken.until == LATER
 
 
 @pytest.mark.parametrize(

@@ -221,3 +221,20 @@ async def test_a_later_turn_knows_what_the_first_one_took(stage: Stage) -> None:
     assert explanation.until == explanation.since + timedelta(hours=1) - (first[1] - first[0])
     await task.handle.cancel()
     await task.end()
+
+
+async def test_a_cancel_that_is_not_acknowledged_is_forced_as_predicted(stage: Stage) -> None:
+    """While the cleanup hangs, `until` is when the force is due; then `on_failure` happens."""
+    async with scene(stage, Step.CLEANUP) as at:
+        await at.task.cancel()
+        due = "SELECT count(*) > 0 FROM outbox WHERE task_id = '{}' AND kind = 'force'"
+        await stage.until(due.format(at.task.task))
+        explanation = await explanation_of(at.task)
+        assert (explanation.waits_for.code, explanation.on_failure and explanation.on_failure.code) == (
+            "cancel",
+            "cancel_forced",
+        )
+        row = await at.task.until(status="cancelled")
+        assert row["error"]["code"] == "cancel_forced"
+        assert explanation.until is not None
+        assert row["finished_at"] >= explanation.until
