@@ -137,7 +137,12 @@ class Dispatcher:
         task.add_done_callback(self._tasks.discard)
 
     async def _redeliver(self, callback: Undelivered) -> None:
-        await self.deliver(callback)
+        result = await self.deliver(callback)
+        if result is Sent.UNREACHABLE or (result is Sent.NOT_FOUND and not callback.over):
+            # Sooner than its lease runs out, which is for a process that died: the engine may be back any moment.
+            delay = timedelta(seconds=min(1 + callback.tries, 5))
+            async with self._database.commit("outbox.defer_callback") as connection:
+                await outbox.defer_callback(connection, callback, due_in=delay)
 
     async def _send(self, intent: Intent, argument: RunnerInput | None) -> None:
         senders: dict[OutboxKind, Callable[[], Awaitable[Sent]]] = {

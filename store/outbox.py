@@ -164,6 +164,22 @@ async def lease_callbacks(connection: AsyncConnection, *, until: timedelta, limi
     return [Undelivered(**row) for row in rows]
 
 
+async def defer_callback(connection: AsyncConnection, callback: Undelivered, *, due_in: timedelta) -> None:
+    """Let a callback's signal be tried again later, unless it was delivered by somebody else."""
+    statement = (
+        update(Callback)
+        .where(
+            Callback.workspace_id == callback.workspace_id,
+            Callback.attempt == callback.attempt,
+            Callback.kind == callback.kind,
+            Callback.turn == callback.turn,
+            Callback.delivered_at.is_(None),
+        )
+        .values(due_at=NOW + due_in)
+    )
+    await connection.execute(statement)
+
+
 async def delivered(connection: AsyncConnection, keys: Sequence[tuple[str, int, str, int]]) -> None:
     """Note that the engine has acknowledged the signals of these (workspace, attempt, kind, turn).
 
