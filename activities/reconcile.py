@@ -38,6 +38,8 @@ OPEN_ROWS: Final = 20_000
 QUIET: Final = timedelta(minutes=2)
 SETTLED: Final = timedelta(minutes=1)
 KILLED_WITHIN: Final = timedelta(minutes=15)
+# These have not released what they held, whatever their row says.
+HELD_NO_END: Final = (Seen.RUNNING, Seen.PAUSED, Seen.TERMINATED)
 BATCH: Final = 200
 UPLOADS: Final = timedelta(days=1)
 NODES: Final = 4
@@ -159,26 +161,44 @@ class Reconciler(ReconcileActivities):
     # --- rows that have ended -----------------------------------------------------------------------------------
 
     async def _ended(self, report: Report) -> None:
-        """Go by the row: a workflow that runs on after another has ended its attempt is terminated."""
+        """Go by the row: a workflow that runs on after another has ended its attempt is terminated.
+
+        Only what was seen to its end counts as checked: the others are looked at again.
+        """
+        seen: list[TaskId] = []
+
+        async def over(each: tuple[TaskId, int]) -> None:
+            if await self._over(*each, report):
+                seen.append(each[0])
+
         async with self._database.read() as connection:
             ended = await sweeps.ended_by_others(connection, within=KILLED_WITHIN, limit=ENDED)
-        await _each(ended, lambda each: self._over(each[0], each[1], report), report)
+        await _each(ended, over, report)
         report.described += len(ended)
-        if ended and not report.dry_run:
+        if seen and not report.dry_run:
             async with self._database.commit("sweeps.checked_ended") as connection:
-                await sweeps.checked(connection, [task for task, _ in ended])
+                await sweeps.checked(connection, seen)
 
-    async def _over(self, task: TaskId, attempt: int, report: Report) -> None:
+    async def _over(self, task: TaskId, attempt: int, report: Report) -> bool:
+        """Return whether nothing is left to do for this attempt."""
         sight: Sight = await self._gateway.look(task, attempt)
-        if sight.seen not in (Seen.RUNNING, Seen.PAUSED):
-            return
-        if not report.dry_run:
-            if await self._gateway.terminate(task, attempt, "its row has ended") is Sent.UNREACHABLE:
+        if sight.seen is Seen.UNREACHABLE:
+            report.note(Action.UNREACHABLE, task)
+            return False
+        if sight.seen not in HELD_NO_END:
+            return True
+        if sight.seen is not Seen.TERMINATED:
+            if not report.dry_run and (
+                await self._gateway.terminate(task, attempt, "its row has ended") is Sent.UNREACHABLE
+            ):
                 report.note(Action.UNREACHABLE, task)
-                return
+                return False
+            report.note(Action.TERMINATED, task)
+        if not report.dry_run:
+            # Also for what was terminated before: whoever did so may have died before this.
             async with self._database.commit("sweeps.clean_up") as connection:
                 await outbox.clean_up(connection, task, attempt)
-        report.note(Action.TERMINATED, task)
+        return True
 
     # --- what nobody owns ---------------------------------------------------------------------------------------
 

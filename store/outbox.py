@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import and_, delete, exists, func, insert, literal, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.lifecycle import TERMINAL
 from domain.names import CallbackKind, TaskId
-from store.models import Callback, Outbox, OutboxKind, Task
+from store.models import Callback, Ledger, LedgerState, Outbox, OutboxKind, Task
 
 NOW = func.clock_timestamp()
 
@@ -193,5 +193,11 @@ async def delivered(connection: AsyncConnection, keys: Sequence[tuple[str, int, 
 
 
 async def clean_up(connection: AsyncConnection, task: TaskId, attempt: int) -> None:
-    """Store the intent of a Cleanup of this attempt, for the dispatcher."""
-    await connection.execute(insert(Outbox).values(kind=OutboxKind.CLEANUP, task_id=task, attempt=attempt))
+    """Store the intent of a Cleanup of this attempt, for the dispatcher, if the attempt holds anything."""
+    held = exists().where(
+        Ledger.task_id == task,
+        Ledger.attempt == attempt,
+        Ledger.state.in_([LedgerState.INTENT.value, LedgerState.CREATED.value]),
+    )
+    source = select(literal(OutboxKind.CLEANUP.value), literal(task), literal(attempt)).where(held)
+    await connection.execute(insert(Outbox).from_select([Outbox.kind, Outbox.task_id, Outbox.attempt], source))

@@ -15,11 +15,13 @@ from temporalio.api.workflowservice.v1 import (
 )
 from temporalio.client import ScheduleOverlapPolicy
 
+from domain import failpoints
 from domain.events import EventSource, EventType, NewEvent
 from domain.lifecycle import Step
 from domain.names import RECONCILE, RECONCILE_SCHEDULE, TASK_RUNNER, SignalName, WorkspaceId
 from domain.reconcile import Action, Report, Seen, SweepOrder
 from store import mirror
+from tests.faults.points import lost
 from tests.workflows.scenes import Scene, external, scene
 from tests.workflows.stage import Running, Stage
 from workflows import schedule
@@ -203,6 +205,30 @@ async def test_the_row_wins_over_a_workflow_that_goes_on(stage: Stage) -> None:
         async with stage.database.begin("tests.force") as connection:
             await mirror.append(connection, at.task.task, [end])
         assert await did(await stage.sweep(), Action.TERMINATED, at.task)
+        await until_seen(at.task, Seen.TERMINATED)
+        await clean(at)
+
+
+@pytest.mark.parametrize("point", ["engine.look:before", "engine.terminate:before", "sweeps.clean_up:before"])
+async def test_an_ended_row_that_could_not_be_looked_at_is_looked_at_again(stage: Stage, point: str) -> None:
+    """Engine or database is away for the first sweep; the second one does what the first one left."""
+    async with scene(stage, Step.RUNNING) as at:
+        end = NewEvent(
+            key="api:forced", type=EventType.TASK_CANCELLED, ts=datetime.now(UTC), attempt=1, source=EventSource.API
+        )
+        async with stage.database.begin("tests.force") as connection:
+            await mirror.append(connection, at.task.task, [end])
+
+        def away(reached: str) -> None:
+            if reached == point:
+                raise lost(point)
+
+        failpoints.arm(away)
+        try:
+            await stage.sweep()
+        finally:
+            failpoints.arm(None)
+        await stage.sweep()
         await until_seen(at.task, Seen.TERMINATED)
         await clean(at)
 
