@@ -51,6 +51,10 @@ async def receive(ctx: Context, claims: Claims, kind: CallbackKind, body: dict[s
     if sent is Sent.NOT_FOUND:
         async with ctx.database.read() as connection:
             live = await tasks.is_live(connection, claims.task_id, claims.attempt)
+            taken = not live and await callbacks.taken(connection, claims, kind)
+        if taken:
+            # The attempt's own flush had read it from the inbox: it ended before the signal could reach it.
+            return 200, "applied"
         if not live:
             raise Problem("attempt_ended")
     return 202, "accepted"

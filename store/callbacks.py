@@ -9,6 +9,7 @@ from typing import Any, Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from domain.events import EventType
 from domain.messages import Activity
 from domain.names import CallbackKind, WorkspaceId
 from domain.tokens import Claims
@@ -32,6 +33,18 @@ _ACTIVITY: Final = text("""
 SELECT clock_timestamp() - active_at AS silent_for, clock_timestamp() - last_activity_at AS unheard_for
 FROM workspaces WHERE id = :workspace
 """)
+_TAKEN: Final = text("""
+SELECT EXISTS (
+  SELECT FROM events
+  WHERE task_id = :task AND attempt = :attempt AND type = :type AND coalesce((data ->> 'turn')::int, :turn) = :turn
+)
+""")
+# What the log says of a callback that was heard. A claim is never told by a workspace.
+_HEARD: Final = {
+    CallbackKind.READY: EventType.WORKSPACE_READY,
+    CallbackKind.FAILED: EventType.WORKSPACE_FAILED,
+    CallbackKind.FINISHED: EventType.AGENT_FINISHED,
+}
 _PROGRESS: Final = text("SELECT note_progress(:task, :workspace, :attempt, CAST(:body AS jsonb))")
 
 
@@ -64,6 +77,12 @@ async def receive(
         "lease": lease,
     }
     return Reception((await connection.execute(_RECEIVE, parameters)).scalar_one())
+
+
+async def taken(connection: AsyncConnection, claims: Claims, kind: CallbackKind) -> bool:
+    """Return whether the attempt has heard the callback of this kind and turn, which the inbox holds once."""
+    parameters = {"task": claims.task_id, "attempt": claims.attempt, "type": _HEARD[kind], "turn": claims.turn}
+    return bool((await connection.execute(_TAKEN, parameters)).scalar_one())
 
 
 async def heartbeat(connection: AsyncConnection, claims: Claims) -> Reception:

@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,11 +12,13 @@ import pytest
 from sqlalchemy import select, update
 from temporalio.testing import WorkflowEnvironment
 
+from domain import failpoints
 from domain.events import EventType
 from domain.ids import new_id
 from domain.lifecycle import Step, TaskStatus
 from domain.names import Scope, TaskId, WorkspaceId, workflow_id
 from domain.tokens import Claims, TokenKeys
+from store.engine import Database
 from store.models import Callback, Outbox, Workspace
 from tests.api.harness import Api, Attempt
 
@@ -196,6 +200,37 @@ async def test_a_callback_for_a_workflow_that_is_not_there_yet_is_kept(engine_ap
     attempt.api = engine_api
     answer = await attempt.tell("ready", {})
     assert (answer.status_code, answer.json()) == (202, NEXT)
+
+
+@pytest.mark.parametrize(("taken", "expected"), [(True, 200), (False, 410)])
+async def test_a_callback_that_the_attempts_own_flush_took_in_was_applied(
+    *, engine_api: Api, api: Api, taken: bool, expected: int
+) -> None:
+    """The attempt ends between the inbox row and the signal: 200 if by this callback, else 410."""
+    attempt = await api.live()
+    attempt.api = engine_api
+
+    def end_meanwhile(point: str) -> None:
+        if point == "engine.signal:before":
+            failpoints.arm(None)
+            ending = threading.Thread(target=lambda: asyncio.run(end()))
+            ending.start()
+            ending.join()
+
+    async def end() -> None:
+        database = Database(engine_api.settings.database_url, pool=1)
+        elsewhere = replace(attempt, api=replace(engine_api, database=database))
+        if taken:
+            await elsewhere.flush(elsewhere.event(EventType.AGENT_FINISHED, data={"turn": 1, "exit_code": 0}))
+        await elsewhere.end()
+        await database.close()
+
+    failpoints.arm(end_meanwhile)
+    try:
+        answer = await attempt.tell("finished", {"exit_code": 0})
+    finally:
+        failpoints.arm(None)
+    assert answer.status_code == expected
 
 
 async def test_progress_is_kept_on_the_workspace_and_noted_at_most_once_a_second(engine_api: Api) -> None:
