@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint types contracts docs bench bench-stream bench-cancel requirements openapi golden clean
+.PHONY: help setup demo test test-faults lab lint types contracts docs bench bench-stream bench-cancel requirements \
+  openapi golden clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,6 +28,14 @@ test: setup ## lint, types, import contracts, migrations, all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile || { \
 	  echo "What failed beside others is run again, alone; what fails twice fails:"; \
 	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
+
+test-faults: setup ## the fault suite: every failpoint, every named fault, one seed of the race lab
+	$(BIN)/python -m pytest -m campaign tests/faults
+	$(BIN)/python -m tests.faults.lab --seed 1
+
+SEEDS ?= 1 2 3 4 5 6 7 8 9 10
+lab: setup ## the race lab, seed by seed (SEEDS="1 2 3"); each adds its run to benchmarks/results/faults.json
+	for seed in $(SEEDS); do $(BIN)/python -m tests.faults.lab --seed $$seed; done
 
 lint: setup ## style
 	$(BIN)/ruff format --check .

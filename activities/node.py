@@ -133,7 +133,9 @@ class NodeWork(NodeActivities):
 
     async def _owner(self, workspace_id: WorkspaceId) -> WorkspaceProvider:
         for provider in self._providers.values():
-            if (await provider.inspect(workspace_id)).exists:
+            with boundary("provider.locate"):
+                facts = await provider.inspect(workspace_id)
+            if facts.exists:
                 return provider
         raise Failure("workspace_gone", "The workspace is not on this node.", category=Category.WORKSPACE)
 

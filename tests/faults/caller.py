@@ -58,9 +58,19 @@ class Caller:
         self.witness = witness or Witness()
 
     async def send(
-        self, method: str, path: str, *, patience: float = PATIENCE, final: bool = True, **options: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        patience: float = PATIENCE,
+        final: bool = True,
+        doubts: list[str] | None = None,
+        **options: Any,
     ) -> httpx2.Response:
-        """Send until there is an answer that stays; with `final`, raise RefusedError for one of 4xx."""
+        """Send until there is an answer that stays; with `final`, raise RefusedError for one of 4xx.
+
+        Each try whose effect nobody knows is added to `doubts`.
+        """
         deadline = time.monotonic() + patience
         while True:
             answer, failed = None, ""
@@ -72,6 +82,8 @@ class Caller:
                 if final and not answer.is_success:
                     raise RefusedError(answer.status_code, answer.text)
                 return answer
+            if doubts is not None:
+                doubts.append(answer.text if answer else failed)
             assert time.monotonic() < deadline, f"no answer from {path}: {answer.text if answer else failed}"
             await asyncio.sleep(AGAIN)
 
@@ -117,6 +129,11 @@ class Caller:
         headers = {"Idempotency-Key": secrets.token_hex(8)}
         return (await self.send("POST", f"/v1/tasks/{task}/cancel", final=False, headers=headers)).status_code
 
+    async def delete(self, task: str) -> None:
+        """Delete a task; that it is gone already is as good."""
+        self.witness.deleted.add(task)
+        await self.send("DELETE", f"/v1/tasks/{task}", final=False)
+
     async def read(self, reader: str, task: str, *, limit: int = 5) -> None:
         """Page through a log from its start, across whatever happens, until its task has ended."""
         seqs: list[int] = []
@@ -150,10 +167,12 @@ class Caller:
             "failed": {"error": {"code": "broken", "message": nonce}},
             "finished": {"exit_code": 0, "result": {"nonce": nonce}},
         }
+        doubts: list[str] = []
         answer = await self.send(
             "POST",
             f"/v1/workspaces/{row['workspace_id']}/{kind}",
             final=False,
+            doubts=doubts,
             json=bodies[kind],
             headers={"Authorization": f"Bearer {token}"},
         )
@@ -168,6 +187,7 @@ class Caller:
                 status=answer.status_code,
                 result=answer.json().get("result", ""),
                 ours=ours,
+                in_doubt=bool(doubts),
             )
         )
         return answer.status_code

@@ -2,13 +2,15 @@
 
 import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import psutil
 from sqlalchemy import select
+from temporalio.api.enums.v1 import EventType as HistoryEvent
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.common import SearchAttributeKey
 from temporalio.exceptions import ApplicationError
@@ -18,6 +20,7 @@ from domain.events import Event
 from domain.names import NodeId, TaskId, workflow_id
 from store.engine import Database
 from store.models import Base, Callback, EventRow, Ledger, Node, Outbox, Task, Waiter, Workspace
+from tests.faults.invariants.logs import out_of_order
 from tests.faults.snapshot import Created, Effect, Execution, Place, Read, Recovery, Row, Snapshot, Told
 from workspaces.processes import MARK
 
@@ -35,6 +38,7 @@ class Witness:
     told: list[Told] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
     recoveries: list[Recovery] = field(default_factory=list)
+    deleted: set[str] = field(default_factory=set)
 
 
 async def collect(
@@ -47,6 +51,8 @@ async def collect(
 ) -> Snapshot:
     """Return what there is now; without a client or nodes there is nothing of them in it."""
     seen = witness or Witness()
+    # Before the rows: an entry of the ledger is committed before its workspace is made.
+    there = places(nodes or {})
     async with database.read() as connection:
 
         async def rows(table: type[Base]) -> list[Row]:
@@ -68,6 +74,7 @@ async def collect(
         told=seen.told,
         reads=seen.reads,
         recoveries=seen.recoveries,
+        deleted=seen.deleted,
         tasks=tasks,
         logs=logs,
         ledger=ledger,
@@ -76,13 +83,20 @@ async def collect(
         waiters=waiters,
         outbox=outbox,
         inbox=inbox,
-        executions=await executions(client, names) if client else {},
+        executions=await executions(client, names, _detours(logs)) if client else {},
         effects=effects_in(effects) if effects else (),
-        places=places(nodes or {}, {workspace["id"] for workspace in workspaces}),
+        places=there,
     )
 
 
-async def executions(client: Client, names: Sequence[str]) -> dict[str, Execution]:
+def _detours(logs: Mapping[str, Sequence[Event]]) -> frozenset[str]:
+    """Return the workflows whose logs do not follow the table of steps: their histories may say why."""
+    return frozenset(
+        workflow_id(TaskId(task), attempt) for task, log in logs.items() for attempt, _ in out_of_order(log)
+    )
+
+
+async def executions(client: Client, names: Sequence[str], detours: AbstractSet[str]) -> dict[str, Execution]:
     """Describe these workflows by id, and those that the engine lists beside them."""
     runs: Counter[str] = Counter()
     async for listed in client.list_workflows("WorkflowType = 'TaskRunner'"):
@@ -98,10 +112,23 @@ async def executions(client: Client, names: Sequence[str]) -> dict[str, Executio
             tries = described.raw_description.pending_workflow_task.attempt
             if tries >= STUCK_TRIES:
                 problems.append(f"a workflow task in its try {tries}")
+            redone = name in detours and await _redone(client, name)
             found[name] = Execution(
-                workflow_id=name, status=status, error=error, problems=tuple(problems), runs=max(runs[name], 1)
+                workflow_id=name,
+                status=status,
+                error=error,
+                problems=tuple(problems),
+                runs=max(runs[name], 1),
+                redone=redone,
             )
     return found
+
+
+async def _redone(client: Client, name: str) -> bool:
+    """Say whether a workflow task of this history failed or timed out."""
+    history = await client.get_workflow_handle(name).fetch_history()
+    again = (HistoryEvent.EVENT_TYPE_WORKFLOW_TASK_FAILED, HistoryEvent.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT)
+    return any(event.event_type in again for event in history.events)
 
 
 async def _error(client: Client, name: str) -> str | None:
@@ -122,26 +149,20 @@ def effects_in(file: Path) -> list[Effect]:
     ]
 
 
-def places(nodes: Mapping[NodeId, Path], known: Iterable[str]) -> list[Place]:
-    """Look at each node's disk; processes count where their workspace is, or where none is, at the first node."""
-    directories = {node: _names(path / "workspaces") for node, path in nodes.items()}
-    ours = set(known) | {name for names in directories.values() for name in names}
+def places(nodes: Mapping[NodeId, Path]) -> list[Place]:
+    """Look at each node's disk, and for the processes of the workspaces that are there or were."""
     processes: dict[str, list[int]] = defaultdict(list)
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             marked = process.environ().get(MARK)
-            if marked in ours and process.status() != psutil.STATUS_ZOMBIE:
-                processes[str(marked)].append(process.pid)
+            if marked and process.status() != psutil.STATUS_ZOMBIE:
+                processes[marked].append(process.pid)
     looked = []
-    for number, (node, path) in enumerate(nodes.items()):
-        here = {
-            workspace: pids
-            for workspace, pids in processes.items()
-            if workspace in directories[node]
-            or (number == 0 and not any(workspace in names for names in directories.values()))
-        }
+    for node, path in nodes.items():
+        directories = _names(path / "workspaces")
         buried = _names(path / "workspaces" / ".destroyed", folders=False)
-        looked.append(Place(node=node, directories=directories[node], buried=buried, processes=here))
+        here = {workspace: pids for workspace, pids in processes.items() if workspace in directories | buried}
+        looked.append(Place(node=node, directories=directories, buried=buried, processes=here))
     return looked
 
 

@@ -29,10 +29,15 @@ class Mode(StrEnum):
 
 @dataclass
 class Cut:
-    """The reply to the next request that holds these bytes is lost: the request goes through."""
+    """The reply to the next request that holds these bytes, and is so long, is lost: the request goes through."""
 
     holding: bytes
+    at_least: int
     struck: asyncio.Event
+
+    def means(self, request: bytes) -> bool:
+        """Whether this is the request."""
+        return self.holding in request and len(request) >= self.at_least
 
 
 class Proxy:
@@ -101,9 +106,12 @@ class Proxy:
         self.hits["drop"] += count
         return count
 
-    def cut_reply(self, holding: bytes) -> asyncio.Event:
-        """Lose the reply to the next request that holds these bytes; the event is set when it is lost."""
-        self._cut = Cut(holding, asyncio.Event())
+    def cut_reply(self, holding: bytes = b"", *, at_least: int = 0) -> asyncio.Event:
+        """Lose the reply to the next request that holds these bytes; the event is set when it is lost.
+
+        Where requests are compressed they hold nothing that can be recognised: `at_least` tells a call from a ping.
+        """
+        self._cut = Cut(holding, at_least, asyncio.Event())
         return self._cut.struck
 
     def _change(self, mode: Mode, delay: float) -> None:
@@ -177,7 +185,7 @@ class Proxy:
                     await asyncio.sleep(self.delay)
                 await self._flowing.wait()
                 cut = self._cut
-                if request and cut and cut.holding in data:
+                if request and cut and cut.means(data):
                     self._cut = None
                     await self._lose(data, request, cut)
                     return

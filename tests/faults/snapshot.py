@@ -1,6 +1,7 @@
 """All that there is to see of a system at one moment: what the invariants are functions of."""
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,10 @@ class Created:
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """A callback and its answer. `nonce` stands in its body and nowhere else; `ours` is False for a forgery."""
+    """A callback and its answer. `nonce` stands in its body and nowhere else; `ours` is False for a forgery.
+
+    `in_doubt`: an earlier try had no answer that stays, and may have been taken in all the same.
+    """
 
     task: str
     workspace: str
@@ -30,6 +34,7 @@ class Told:
     status: int
     result: str = ""
     ours: bool = True
+    in_doubt: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +49,18 @@ class Read:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """One workflow execution: `status` is the engine's word, `error` the type of the failure it ended with."""
+    """One workflow execution: `status` is the engine's word, `error` the type of the failure it ended with.
+
+    `redone`: a workflow task failed or timed out, and was done again with what had come meanwhile. What its local
+    activities had written by then stays in the log, beside what the redo wrote: the newer flush wins, and adds.
+    """
 
     workflow_id: str
     status: str
     error: str | None = None
     problems: tuple[str, ...] = ()
     runs: int = 1
+    redone: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,3 +112,4 @@ class Snapshot:
     effects: Sequence[Effect] = ()
     places: Sequence[Place] = ()
     recoveries: Sequence[Recovery] = ()
+    deleted: AbstractSet[str] = frozenset()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import secrets
 import signal
@@ -38,7 +39,15 @@ NUMBERS: Final = {
     "TASKRUNNER_SUPERVISION__LEASE": "30",
     "TASKRUNNER_SUPERVISION__LOST_AFTER": "45",
     "TASKRUNNER_DATABASE_POOL": "8",
+    # So that what is over by its age is looked for, and nothing is found.
+    "TASKRUNNER_RETENTION__TASKS": "P30D",
+    "TASKRUNNER_RETENTION__LOGS": "P30D",
+    "TASKRUNNER_RETENTION__ARTIFACTS": "P30D",
+    "TASKRUNNER_RETENTION__ATTACHMENTS": "P30D",
+    "TASKRUNNER_LIMITS__ATTACHMENT": "2000000",
 }
+# A node that registers again says the same of itself as before.
+LABELS: Final = {"late": "yes"}
 AGAIN_AFTER: Final = 0.3  # seconds between a death and the next start
 PATIENCE: Final = 60.0
 
@@ -46,9 +55,10 @@ PATIENCE: Final = 60.0
 class Keeper:
     """A process of ours and its life: started again when it dies, until it is told to stay down."""
 
-    def __init__(self, child: ChildProcess) -> None:
+    def __init__(self, child: ChildProcess, says: str) -> None:
         self.child = child
         self.deaths = 0
+        self._says = says
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -81,10 +91,16 @@ class Keeper:
         os.kill(self.child.pid, sign)
         return True
 
-    async def again(self) -> None:
-        """Wait until it has died once more and is ready once more."""
-        deaths = self.deaths
-        await until(lambda: self.deaths > deaths)
+    async def after(self, deaths: int) -> None:
+        """Wait until it has died once more than so often, and works again."""
+        await until(lambda: self.deaths > deaths, what=f"{self.child.name} has not died and come back")
+
+    async def ready(self, *, within: float = PATIENCE) -> None:
+        """Wait until it runs and works."""
+        deadline = time.monotonic() + within
+        while self.child.pid is None or not await self.child.said(self._says):
+            assert time.monotonic() < deadline, f"{self.child.name} is not up again"
+            await asyncio.sleep(0.05)
 
     async def _keep(self) -> None:
         while True:
@@ -113,8 +129,9 @@ class FaultStack:
         self.temporal = TemporalDevServer(
             folder / "temporal.db", log=folder / "logs" / "temporal.log", port=0, ui_port=0
         )
-        self.to_database = Proxy("postgresql", lambda: [self._socket()])
+        self.to_database = Proxy("postgresql", self._sockets)
         self.to_temporal = Proxy("temporal", lambda: [(LOOPBACK, self.temporal.port)])
+        self.api_to_temporal = Proxy("temporal", lambda: [(LOOPBACK, self.temporal.port)])
         self.to_api = Proxy("api", lambda: [(LOOPBACK, port) for port in self._ports])
         self.database: Database
         self.client: Client
@@ -123,7 +140,8 @@ class FaultStack:
         self.controls: list[Keeper] = []
         self.nodes: dict[NodeId, Keeper] = {}
         self.apis: list[Keeper] = []
-        self._counts = (controls, nodes, apis, slots)
+        self.slots = slots
+        self._counts = (controls, nodes, apis)
         self._ports: list[int] = []
         self._exit = AsyncExitStack()
 
@@ -141,9 +159,9 @@ class FaultStack:
         """Return a node's own folder."""
         return self.folder / node
 
-    def _socket(self) -> Path:
-        assert self.postgres._run is not None
-        return self.postgres._run / SOCKET
+    def _sockets(self) -> list[Path]:
+        """Return the database's socket; it has none while it is down."""
+        return [self.postgres._run / SOCKET] if self.postgres._run else []
 
     # --- servers ------------------------------------------------------------------------------------------------
 
@@ -169,7 +187,7 @@ class FaultStack:
         await asyncio.to_thread(upgrade, self.postgres.url())
         await self.temporal.start()
         self._exit.push_async_callback(self.temporal.stop)
-        for proxy in (self.to_database, self.to_temporal, self.to_api):
+        for proxy in (self.to_database, self.to_temporal, self.api_to_temporal, self.to_api):
             await proxy.start()
             self._exit.push_async_callback(proxy.stop)
         self.database = Database(self.postgres.url(), pool=3)
@@ -215,7 +233,7 @@ class FaultStack:
     # --- processes of ours --------------------------------------------------------------------------------------
 
     async def _start_ours(self) -> None:
-        controls, nodes, apis, slots = self._counts
+        controls, nodes, apis = self._counts
         common = self._environment()
         database = {"TASKRUNNER_DATABASE_URL": self._database_url()}
         callback_keys = {"TASKRUNNER_CALLBACK_KEYS": f"k1:{secrets.token_hex(32)}"}
@@ -223,6 +241,7 @@ class FaultStack:
             port = free_port(0)
             self._ports.append(port)
             env = common | database | callback_keys | {"TASKRUNNER_PORT": str(port)}
+            env["TEMPORAL_ADDRESS"] = self.api_to_temporal.address
             self.apis.append(self._ours(f"api-{number}", "api", env=env))
         for number in range(controls):
             self.controls.append(self._ours(f"control-{number}", "worker", "--role", "control", env=common | database))
@@ -232,9 +251,9 @@ class FaultStack:
             env = common | {
                 "TASKRUNNER_NODE_ID": node,
                 "TASKRUNNER_NODE_KEY": key,
-                "TASKRUNNER_NODE_SLOTS": str(slots),
+                "TASKRUNNER_NODE_SLOTS": str(self.slots),
                 "TASKRUNNER_DATA_DIR": str(self.data_dir(node)),
-                "TASKRUNNER_NODE_ALLOW_FILE_URLS": "true",
+                "TASKRUNNER_NODE_LABELS": json.dumps(LABELS),
             }
             self.nodes[node] = self._ours(node, "worker", "--role", "node", env=env)
         await asyncio.gather(*(each.up() for each in self.ours))
@@ -271,7 +290,7 @@ class FaultStack:
             env=env,
             ready=ready,
         )
-        return Keeper(child)
+        return Keeper(child, words)
 
 
 @asynccontextmanager

@@ -59,10 +59,13 @@ def _refusals(snapshot: Snapshot, taken: frozenset[str]) -> Iterator[str]:
         for task, log in snapshot.logs.items()
     }
     kept = json.dumps([row["body"] for row in snapshot.inbox])
+    doubtful = {told.nonce for told in snapshot.told if told.in_doubt and told.ours}
     for told in snapshot.told:
         if not told.ours and told.status != UNAUTHORIZED:
             yield f"a forged {told.kind} for {told.task} was answered {told.status}"
-        if told.status in REFUSED and told.nonce not in taken and told.nonce in traces.get(told.task, "") + kept:
+        if told.status not in REFUSED or told.nonce in taken | doubtful:
+            continue
+        if told.nonce in traces.get(told.task, "") + kept:
             yield f"a {told.kind} for {told.task} was refused with {told.status} and had an effect"
 
 

@@ -67,12 +67,16 @@ def _queues(snapshot: Snapshot, live: dict[tuple[str, int], Row]) -> Iterator[st
     for waiter in snapshot.waiters:
         if _owner(waiter) not in live:
             yield f"{_owner(waiter)} is over and waits for a slot"
+        # What the task asks for, and not what its place in the queue says of it.
+        row = snapshot.tasks.get(waiter["task_id"], {})
+        wanted = row.get("spec", {}).get("node_labels", {})
         free = [
             node["id"]
             for node in snapshot.nodes
             if node["status"] in WORKING
             and node["used"] < node["slots"]
-            and waiter["labels"].items() <= node["labels"].items()
+            and wanted.items() <= node["labels"].items()
+            and waiter.get("pinned") in (None, node["id"])
         ]
         if waiter["granted"] is None and free:
             yield f"{_owner(waiter)} waits, and {free[0]} has a free slot"

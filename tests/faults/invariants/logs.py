@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from domain.errors import IllegalTransition
 from domain.events import Event, EventType, Folded, fold
 from domain.lifecycle import NEXT_STEP, STEP_ORDER, TERMINAL, Step, StepOutcome
+from domain.names import TaskId, workflow_id
 from tests.faults.snapshot import Snapshot
 
 ENDS = frozenset({EventType.TASK_COMPLETED, EventType.TASK_FAILED, EventType.TASK_CANCELLED})
@@ -24,7 +25,10 @@ def acknowledged(snapshot: Snapshot) -> Iterator[str]:
             yield f"item {create.item} was never answered"
             continue
         row = snapshot.tasks.get(create.task)
-        if row is None:
+        if create.task in snapshot.deleted:
+            if row is not None:
+                yield f"task {create.task} was deleted and is still there"
+        elif row is None:
             yield f"task {create.task} was acknowledged and does not exist"
         elif row["status"] not in TERMINAL:
             yield f"task {create.task} has not ended: it is {row['status']} at {row['step']}"
@@ -47,7 +51,9 @@ def log(snapshot: Snapshot) -> Iterator[str]:
             if row[name] != value:
                 yield f"{task}: the row has {name} = {row[name]!r}, its log {value!r}"
         yield from (f"{task}: {fault}" for fault in _after_the_end(events))
-        yield from (f"{task}: {fault}" for fault in _steps(events))
+        yield from (
+            f"{task}: {fault}" for attempt, fault in out_of_order(events) if not _redone(snapshot, task, attempt)
+        )
 
 
 def _after_the_end(events: Sequence[Event]) -> Iterator[str]:
@@ -66,13 +72,21 @@ def _after_the_end(events: Sequence[Event]) -> Iterator[str]:
             over = True
 
 
-def _steps(events: Sequence[Event]) -> Iterator[str]:
-    """Within an attempt each step follows from the one before by the table of steps."""
+def _redone(snapshot: Snapshot, task: str, attempt: int) -> bool:
+    execution = snapshot.executions.get(workflow_id(TaskId(task), attempt))
+    return execution is not None and execution.redone
+
+
+def out_of_order(events: Sequence[Event]) -> Iterator[tuple[int, str]]:
+    """Within an attempt each step follows from the one before by the table of steps; yields what does not, by attempt.
+
+    A workflow task that was redone may have gone another way: its log has both.
+    """
     expected: dict[int, set[Step | None]] = defaultdict(lambda: {*BEGINNINGS})
     for event in events:
         if event.type in (EventType.STEP_STARTED, EventType.STEP_SKIPPED) and event.step not in expected[event.attempt]:
             allowed = ", ".join(sorted(str(step) for step in expected[event.attempt]))
-            yield f"seq {event.seq} begins {event.step}, where only {allowed} may follow"
+            yield event.attempt, f"seq {event.seq} begins {event.step}, where only {allowed} may follow"
         if event.step is not None and event.type in _OUTCOMES_OF:
             outcome = StepOutcome(event.data.get("outcome", _OUTCOMES_OF[event.type]))
             expected[event.attempt] = {NEXT_STEP.get((event.step, outcome)), Step.CLEANUP}

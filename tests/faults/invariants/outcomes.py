@@ -1,6 +1,6 @@
 """Invariants 4, 8 and 9: mirror and engine agree, no workflow is stuck, recovery is quick."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from domain.events import Event, EventSource, EventType
@@ -38,6 +38,11 @@ def _forced(event: Event) -> bool:
     return event.source is EventSource.RECONCILER or bool(event.data.get("forced"))
 
 
+def _asked_to_cancel(log: Sequence[Event], attempt: int) -> bool:
+    """Whether a cancel was asked for: one that is forced may meet the attempt's own last flush, which then stays."""
+    return any(event.type is EventType.TASK_CANCEL_REQUESTED and event.attempt == attempt for event in log)
+
+
 def agreement(snapshot: Snapshot) -> Iterator[str]:
     """Each attempt ended there as it did here, by the map; and the engine knows no task that the mirror does not."""
     known: set[str] = set()
@@ -50,10 +55,13 @@ def agreement(snapshot: Snapshot) -> Iterator[str]:
             ended = _ENDS[event.type]
             name = workflow_id(TaskId(task), event.attempt)
             found = in_words(snapshot.executions.get(name))
+            if found == "TERMINATED" and _asked_to_cancel(log, event.attempt):
+                continue
             if found not in (TAKEN_OUT_OF_ITS_HANDS if _forced(event) else OUTCOMES[ended]):
                 yield f"{name} is {ended} in the mirror, and {found} in the engine"
+    deleted = tuple(f"task-{task}-" for task in snapshot.deleted)
     for name, execution in snapshot.executions.items():
-        if name.startswith("task-") and name not in known:
+        if name.startswith("task-") and name not in known and not name.startswith(deleted):
             yield f"{name} is {execution.status} in the engine, and the mirror has no such attempt"
         elif execution.status == "RUNNING" and _ended(snapshot, name):
             yield f"{name} still runs in the engine, and its task has ended"

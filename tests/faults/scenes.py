@@ -1,0 +1,297 @@
+"""What people do with the system, one scene each: together they pass every failpoint."""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import text
+
+from domain.events import EventSource, EventType, NewEvent
+from domain.ids import new_id
+from domain.lifecycle import TERMINAL
+from domain.messages import Flush
+from domain.names import CONTROL_QUEUE, DEFAULT_PROJECT, RECONCILE, NodeId, TaskId, workflow_id
+from domain.policy import Supervision
+from domain.reconcile import Report, SweepOrder
+from domain.spec import TaskSpec
+from store import mirror, tasks
+from tests.faults.caller import Caller, noting
+from tests.faults.invariants.logs import ITEM
+from tests.faults.snapshot import Created
+from tests.faults.stack import LABELS, FaultStack
+
+# Larger than one chunk of a blob, so that it is appended in two.
+FILE: Final = b"x" * 1_100_000
+SWEEPS: Final = 10
+FORCED_AFTER: Final = Supervision().cancel.total_seconds()
+TOO_LARGE: Final = b"x" * 2_100_000
+
+# A scene gives the tasks that it made, each with the statuses in which it may end.
+Ends = Mapping[str, tuple[str, ...]]
+Scene = Callable[[FaultStack, Caller], Awaitable[Ends]]
+
+
+async def local(stack: FaultStack, caller: Caller) -> Ends:
+    """A command that prints, in a workspace on a node."""
+    body = noting(stack.effects, 'echo hello; echo \'{"went": "well"}\' > "$TASKRUNNER_RESULT_FILE"')
+    return {await caller.create(**body): ("completed",)}
+
+
+async def failing(stack: FaultStack, caller: Caller) -> Ends:
+    """A command that fails; it is the command's own fault, so there is one attempt."""
+    return {await caller.create(**noting(stack.effects, "exit 3")): ("failed",)}
+
+
+async def crowd(stack: FaultStack, caller: Caller) -> Ends:
+    """More tasks than slots: some wait, and are granted what others release."""
+    bodies = [noting(stack.effects, "sleep 0.3", priority=1 + number % 5) for number in range(6)]
+    return dict.fromkeys(await asyncio.gather(*(caller.create(**body) for body in bodies)), ("completed",))
+
+
+async def files(stack: FaultStack, caller: Caller) -> Ends:
+    """An attachment goes in, an artifact comes out."""
+    made = await caller.send("POST", "/v1/attachments", params={"name": "in.bin"}, content=FILE)
+    script = 'cp "$TASKRUNNER_ATTACHMENTS_DIR/in.bin" "$TASKRUNNER_ARTIFACTS_DIR/out.bin"'
+    task = await caller.create(**noting(stack.effects, script, attachments=[made.json()["id"]]))
+    return {task: ("completed",)}
+
+
+async def refused_file(stack: FaultStack, caller: Caller) -> Ends:  # noqa: ARG001 - a scene's signature
+    """An attachment that is larger than it may be, and does not say so before."""
+
+    async def pieces() -> Any:
+        for start in range(0, len(TOO_LARGE), 100_000):
+            yield TOO_LARGE[start : start + 100_000]
+
+    while (
+        await caller.send("POST", "/v1/attachments", params={"name": "big"}, content=pieces(), final=False)
+    ).status_code != 413:
+        pass
+    return {}
+
+
+async def external(stack: FaultStack, caller: Caller) -> Ends:  # noqa: ARG001
+    """A workspace of somebody else: claimed, alive, ready, progressing, finished; each callback comes twice."""
+    task = await caller.create(command=["true"], provider="external", retry={"max_attempts": 1})
+    row = await caller.reaches(task, status=("delegated", "in_progress"))
+    token = await caller.token(row["workspace_id"])
+    path, headers = f"/v1/workspaces/{row['workspace_id']}", {"Authorization": f"Bearer {token}"}
+    await caller.send("POST", f"{path}/heartbeat", headers=headers, json={})
+    await caller.send("POST", f"{path}/progress", headers=headers, json={"percent": 50})
+    await caller.send("POST", f"{path}/logs", headers=headers, params={"offset": 0}, content=b"hello\n")
+    for kind in ("ready", "finished"):
+        nonce = secrets.token_hex(8)
+        for _ in range(2):
+            await caller.tell(row, kind, token, nonce=nonce)
+    return {task: ("completed",)}
+
+
+async def cancelled(stack: FaultStack, caller: Caller) -> Ends:
+    """A running command and a waiting workspace are cancelled."""
+    running = await caller.create(**noting(stack.effects, "sleep 60"))
+    waiting = await caller.create(command=["true"], provider="external")
+    await caller.reaches(running, step="running")
+    for task in (running, waiting):
+        await caller.cancel(task)
+    return dict.fromkeys((running, waiting), ("cancelled",))
+
+
+async def forced(stack: FaultStack, caller: Caller) -> Ends:
+    """A cancel that the attempt cannot acknowledge: somebody holds its row until the deadline is over."""
+    task = await caller.create(command=["true"], provider="external")
+    await caller.reaches(task, step="workspace_dispatch")
+    await caller.cancel(task)
+    async with stack.database.begin("tests.hold") as connection:
+        await connection.execute(text("SELECT FROM tasks WHERE id = :task FOR UPDATE"), {"task": task})
+        await asyncio.sleep(FORCED_AFTER + 2)
+    return {task: ("cancelled",)}
+
+
+async def started_later(stack: FaultStack, caller: Caller) -> Ends:
+    """A task that is made ready, and started by a second call."""
+    task = await caller.create(**noting(stack.effects, "true", start=False))
+    await caller.post(f"/v1/tasks/{task}/start")
+    return {task: ("completed",)}
+
+
+async def retried(stack: FaultStack, caller: Caller) -> Ends:
+    """A task that failed is tried again by hand, and does better."""
+    marker = stack.folder / f"tried-{secrets.token_hex(4)}"
+    task = await caller.create(**noting(stack.effects, f'[ -e "{marker}" ] || exit 3'))
+    await caller.ends(task)
+    marker.touch()
+    await caller.post(f"/v1/tasks/{task}/retry", {"from_attempt": 1})
+    return {task: ("completed",)}
+
+
+async def slow_workspace(stack: FaultStack, caller: Caller) -> Ends:
+    """A workspace that is not ready in time: the node is asked whether it has it, and has it."""
+    body = noting(stack.effects, "true") | {"setup": [["sleep", "3"]], "retry": {"max_attempts": 1}}
+    return {await caller.create(**body, timeouts={"workspace_ready": 1}): ("failed",)}
+
+
+async def late_node(stack: FaultStack, caller: Caller) -> Ends:
+    """A node that was registered and has not reported in: a task waits for it."""
+    node = NodeId("n0")
+    async with stack.database.begin("tests.late_node") as connection:
+        await connection.execute(text("UPDATE nodes SET status = 'gone' WHERE id = :node"), {"node": node})
+    known = {"id": node, "slots": stack.slots, "labels": LABELS}
+    await caller.post("/v1/nodes", known)
+    task = await caller.create(**noting(stack.effects, "true", node_labels=LABELS))
+    try:
+        await caller.reaches(task, step="node_agent_ready", within=20)
+    finally:
+        await caller.post(f"/v1/nodes/{node}/ready")
+    return {task: ("completed",)}
+
+
+async def keys(stack: FaultStack, caller: Caller) -> Ends:  # noqa: ARG001
+    """A key is made and revoked."""
+    made = await caller.post("/v1/keys", {"name": "k", "scopes": ["tasks:read"]})
+    await caller.send("DELETE", f"/v1/keys/{made['id']}", final=False)
+    return {}
+
+
+async def session(stack: FaultStack, caller: Caller) -> Ends:  # noqa: ARG001
+    """A browser's session is begun and ended."""
+    await caller.post("/v1/sessions", {})
+    await caller.send("DELETE", "/v1/sessions", final=False)
+    return {}
+
+
+async def deleted(stack: FaultStack, caller: Caller) -> Ends:
+    """A task that has ended is deleted, with all that belongs to it."""
+    for task in await external(stack, caller):
+        await caller.ends(task)
+        await caller.delete(task)
+    return {}
+
+
+# --- what the safety net finds --------------------------------------------------------------------------------------
+
+
+async def swept(stack: FaultStack, caller: Caller, ends: Ends) -> Ends:
+    """Sweep by hand until these tasks have ended."""
+    for _ in range(SWEEPS):
+        rows = [await caller.show(task) for task in ends]
+        await stack.client.execute_workflow(
+            RECONCILE,
+            SweepOrder(),
+            id=f"sweep-{secrets.token_hex(8)}",
+            task_queue=CONTROL_QUEUE,
+            result_type=Report,
+            execution_timeout=timedelta(minutes=1),
+        )
+        if all(row["status"] in TERMINAL for row in rows):
+            break
+        await asyncio.sleep(1)
+    return ends
+
+
+async def terminated(stack: FaultStack, caller: Caller) -> Ends:
+    """Somebody terminates a workflow in Temporal's UI while its command runs."""
+    task = await caller.create(**noting(stack.effects, "sleep 60"))
+    await caller.reaches(task, step="running")
+    await stack.client.get_workflow_handle(workflow_id(TaskId(task), 1)).terminate("by hand")
+    return await swept(stack, caller, {task: ("failed",)})
+
+
+async def ended_from_outside(stack: FaultStack, caller: Caller) -> Ends:
+    """A row was ended by another than its workflow, which has not heard of it."""
+    task = await caller.create(command=["true"], provider="external")
+    await caller.reaches(task, status="delegated")
+    error = {"code": "cancelled", "category": "cancelled", "message": "forced"}
+    event = NewEvent(
+        key=f"tests:{task}",
+        type=EventType.TASK_CANCELLED,
+        ts=datetime.now(UTC),
+        attempt=1,
+        source=EventSource.RECONCILER,
+        data={"error": error},
+    )
+    async with stack.database.commit("tests.end") as connection:
+        await mirror.flush(connection, Flush(task_id=TaskId(task), attempt=1, version=2**62, events=[event]))
+    return await swept(stack, caller, {task: ("cancelled",)})
+
+
+async def lost_start(stack: FaultStack, caller: Caller) -> Ends:
+    """A row of ten minutes ago whose start nobody has sent, and nobody will."""
+    task, item = TaskId(new_id()), secrets.token_hex(8)
+    spec = TaskSpec.model_validate(noting(stack.effects, "true", labels={ITEM: item}))
+    async with stack.database.begin("tests.lost_start") as connection:
+        await tasks.create(
+            connection,
+            task=task,
+            project=DEFAULT_PROJECT,
+            spec=spec,
+            start=True,
+            now=datetime.now(UTC) - timedelta(minutes=10),
+            lease_to="nobody",
+            lease=timedelta(0),
+        )
+        await connection.execute(text("DELETE FROM outbox WHERE task_id = :task"), {"task": task})
+    caller.witness.created.append(Created(item=item, task=task))
+    return await swept(stack, caller, {task: ("completed",)})
+
+
+async def drifted(stack: FaultStack, caller: Caller) -> Ends:
+    """A node counts a slot as used that nobody holds."""
+    async with stack.database.begin("tests.drift") as connection:
+        await connection.execute(text("UPDATE nodes SET used = used + 1 WHERE id = 'n0' AND used < slots"))
+    return await swept(stack, caller, {})
+
+
+EVERYDAY: Final[tuple[Scene, ...]] = (local, failing, crowd, files, external, cancelled, started_later, retried)
+# By the failpoint, or by what it begins with: which scene passes it. What is not here is passed by `local`.
+SCENE_OF: Final[Mapping[str, Scene]] = {
+    "artifacts.": files,
+    "attachments.": files,
+    "blobs.drop": refused_file,
+    "blobs.": files,
+    "callbacks.heartbeat": external,
+    "callbacks.progress": external,
+    "engine.cancel": cancelled,
+    "force.": forced,
+    "outbox.give_time": cancelled,
+    "outbox.cancel_again": forced,
+    "engine.signal": external,
+    "keys.": keys,
+    "nodes.": late_node,
+    "placement.wait_for_node": late_node,
+    "placement.wait_for_slot": crowd,
+    "engine.clean_up": terminated,
+    "engine.killed": drifted,
+    "engine.look": terminated,
+    "engine.terminate": ended_from_outside,
+    "ledger.": terminated,
+    "provider.inspect": slow_workspace,
+    "provider.list": drifted,
+    "reaper.": drifted,
+    "retention.": drifted,
+    "sessions.": session,
+    "sweeps.": terminated,
+    "sweeps.checked_ended": ended_from_outside,
+    "sweeps.clean_up": ended_from_outside,
+    "sweeps.start_again": lost_start,
+    "tasks.delete": deleted,
+    "provider.locate": files,
+    "provider.transfer_attachment": files,
+    "tasks.cancel": cancelled,
+    "tasks.retry": retried,
+    "tasks.start": started_later,
+}
+
+
+def scene_of(point: str) -> Scene:
+    """Return the scene that passes this failpoint; the longest name that fits wins."""
+    fits = [name for name in SCENE_OF if point.startswith(name)]
+    return SCENE_OF[max(fits, key=len)] if fits else local
+
+
+async def play(scene: Scene, stack: FaultStack, caller: Caller, *, within: float = 90.0) -> None:
+    """Play a scene to its end; each of its tasks must end as the scene says."""
+    for task, allowed in (await scene(stack, caller)).items():
+        row = await caller.ends(task, within=within)
+        assert row["status"] in allowed, f"{task} is {row['status']}: {row['error']}"

@@ -1,0 +1,67 @@
+"""Every failpoint strikes, in a real process: it dies before, it dies after, the reply is lost; everything ends right.
+
+One stack serves them all: a process that dies is started again, as a supervisor does it.
+"""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.faults.caller import Caller
+from tests.faults.checker import check
+from tests.faults.points import Action, points
+from tests.faults.quiet import settled
+from tests.faults.scenes import play, scene_of
+from tests.faults.stack import FaultStack, running
+
+pytestmark = pytest.mark.campaign
+
+# Passed once in the life of the embedded stack, before anything of ours runs.
+ELSEWHERE = {"keys.ensure"}
+STRIKES = [(point, action) for point in points() if point.partition(":")[0] not in ELSEWHERE for action in Action]
+# What is done only when something else went wrong before.
+AFTER_A_FAULT = {
+    "outbox.put_back": "engine.start:before",
+    "outbox.cancel_again": "engine.terminate:before",
+    "blobs.discard": "artifacts.put:before",
+}
+PLAYS = 4
+
+
+@pytest.fixture(scope="module")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[FaultStack]:
+    """Give a running stack with few slots, so that some wait."""
+    async with running(tmp_path_factory.mktemp("failpoints"), slots=3) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def caller(stack: FaultStack) -> Caller:
+    """Give a caller who remembers all that it was told."""
+    return Caller(stack.http)
+
+
+@pytest.mark.parametrize(("point", "action"), STRIKES, ids=str)
+async def test_a_failpoint_strikes_and_nothing_is_lost(
+    stack: FaultStack, caller: Caller, point: str, action: Action
+) -> None:
+    """The point struck, and the scene that passed it ended as it should."""
+    before = stack.armoury.hits()[point, action]
+    for after, first in AFTER_A_FAULT.items():
+        if point.startswith(after):
+            stack.armoury.arm(first, Action.ERROR)
+    stack.armoury.arm(point, action)
+    try:
+        for _ in range(PLAYS):
+            await play(scene_of(point), stack, caller)
+            if stack.armoury.hits()[point, action] > before:
+                break
+        assert stack.armoury.hits()[point, action] == before + 1, f"nobody reached {point}"
+    finally:
+        stack.armoury.disarm()
+
+
+async def test_after_all_of_them_the_nine_invariants_hold(stack: FaultStack, caller: Caller) -> None:
+    """No violation of any invariant."""
+    snapshot = await settled(stack, caller.witness)
+    assert {name: found for name, found in check(snapshot).items() if found} == {}
