@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Final
 
 import structlog
+from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from activities.force import force
@@ -35,6 +36,7 @@ LOOK_AGAIN: Final = 0.5
 BATCH: Final = 100
 IN_FLIGHT: Final = 64
 SETTLE: Final = 0.05
+UNREADABLE: Final = timedelta(minutes=5)
 # Between two looks at the outbox; longer means that this process, or the database, stood still.
 STANDSTILL: Final = timedelta(seconds=2)
 
@@ -154,7 +156,15 @@ class Dispatcher:
             OutboxKind.FORCE: lambda: self._force(intent),
             OutboxKind.CLEANUP: lambda: self._gateway.clean_up(intent.task_id, intent.attempt, self._policy),
         }
-        result = await senders[intent.kind]()
+        try:
+            result = await senders[intent.kind]()
+        except ValidationError as error:
+            # What this version cannot read another one may: the row says so, and is not asked every few seconds.
+            # Not the error itself: it quotes what it read.
+            log.warning("outbox.unreadable", intent=intent.id, task=intent.task_id, errors=error.error_count())
+            async with self._database.commit("outbox.unreadable") as connection:
+                await outbox.put_back(connection, intent, due_in=UNREADABLE, error="it cannot be read")
+            return
         to_come = result is Sent.NOT_FOUND and await self._not_started_yet(intent)
         if intent.kind is OutboxKind.CANCEL and (result is Sent.DELIVERED or to_come):
             # An attempt whose start is still on its way finds the cancel in its first flush.

@@ -1,6 +1,8 @@
 """The dispatcher, where the workflow suites cannot look: Temporal away."""
 
-from sqlalchemy import select
+from datetime import timedelta
+
+from sqlalchemy import func, select, text
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
@@ -29,4 +31,29 @@ async def test_a_force_that_does_not_reach_temporal_is_the_cancel_again(database
     async with database.read() as connection:
         assert (await connection.execute(query)).one() == ("cancel", None, 0)
     assert (await row_of(database, task))["status"] == "queued"
+    await database.close()
+
+
+async def test_a_start_that_nobody_can_read_waits_and_says_why(database_url: str) -> None:
+    """The intent stays, not due for minutes, with the reason; other intents go on."""
+    database = Database(database_url, pool=2)
+    nowhere = Gateway(await Client.connect("127.0.0.1:1", lazy=True, data_converter=pydantic_data_converter))
+    dispatcher = Dispatcher(name="reader", database=database, gateway=nowhere, policy=Policy())
+    task = await create_task(database)
+    async with database.begin("tests.unreadable") as connection:
+        await connection.execute(
+            text("UPDATE tasks SET spec = jsonb_set(spec, '{priority}', '\"x\"') WHERE id = :task"), {"task": task}
+        )
+        intent = await outbox.put(
+            connection, kind=OutboxKind.START, task_id=task, attempt=1, lease_to="reader", lease=LEASE
+        )
+    dispatcher.send(intent)
+    await dispatcher.close()
+    query = select(Outbox.leased_by, Outbox.last_error, Outbox.due_at > func.now() + timedelta(minutes=1))
+    async with database.read() as connection:
+        assert (await connection.execute(query.where(Outbox.id == intent.id))).one() == (
+            None,
+            "it cannot be read",
+            True,
+        )
     await database.close()
