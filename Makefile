@@ -30,7 +30,7 @@ test: setup ## lint, types, import contracts, migrations, all tests
 	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
 
 test-faults: setup ## the fault suite: every failpoint, every named fault, one seed of the race lab
-	$(BIN)/python -m pytest -m campaign tests/faults
+	$(BIN)/python -m pytest -m campaign
 	$(BIN)/python -m tests.faults.lab --seed 1
 
 SEEDS ?= 1 2 3 4 5 6 7 8 9 10

@@ -159,6 +159,7 @@ CASES: Final = [
 ]
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize(
     ("order", "signal", "away"), CASES, ids=lambda part: part if isinstance(part, str) else "-".join(part)
 )
@@ -193,6 +194,7 @@ async def test_one_fact_is_taken_once(wires: Wires, order: tuple[str, ...], sign
 # --- two attempts ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("away", [THERE, ENGINE, DATABASE])
 @pytest.mark.parametrize("order", list(permutations(("commit", "fail", "deliver"))), ids="-".join)
 async def test_a_fact_is_never_taken_by_the_next_attempt(wires: Wires, order: tuple[str, ...], away: str) -> None:

@@ -73,6 +73,7 @@ def test_a_version_has_room_for_every_run() -> None:
     assert (LAST_BASE << bits) + 2**bits - 1 == 2**63 - 1
 
 
+@pytest.mark.campaign
 async def test_a_conversation_of_days(skipping_stage: Stage) -> None:
     """200 turns over nine days, ten runs and more: turns, visits and numbers go on, and so does all that was set."""
     environment = skipping_stage.environment
