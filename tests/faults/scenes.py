@@ -1,12 +1,15 @@
 """What people do with the system, one scene each: together they pass every failpoint."""
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import httpx2
 from sqlalchemy import text
+from temporalio.client import WorkflowFailureError
 
 from domain.events import EventSource, EventType, NewEvent
 from domain.ids import new_id
@@ -154,6 +157,17 @@ async def keys(stack: FaultStack, caller: Caller) -> Ends:  # noqa: ARG001
     return {}
 
 
+async def watched(stack: FaultStack, caller: Caller) -> Ends:
+    """Somebody reads the project's stream from its start while a task runs."""
+    ends = await local(stack, caller)
+    for _ in range(3):
+        with contextlib.suppress(httpx2.TransportError):
+            async with caller.http.stream("GET", "/v1/stream", params={"fromSeq": 1}) as answer:
+                async for _ in answer.aiter_lines():
+                    break
+    return ends
+
+
 async def session(stack: FaultStack, caller: Caller) -> Ends:  # noqa: ARG001
     """A browser's session is begun and ended."""
     await caller.post("/v1/sessions", {})
@@ -173,18 +187,20 @@ async def deleted(stack: FaultStack, caller: Caller) -> Ends:
 
 
 async def swept(stack: FaultStack, caller: Caller, ends: Ends) -> Ends:
-    """Sweep by hand until these tasks have ended."""
+    """Sweep by hand until one sweep was whole and these tasks have ended; one that fails is followed by the next."""
     for _ in range(SWEEPS):
-        rows = [await caller.show(task) for task in ends]
-        await stack.client.execute_workflow(
-            RECONCILE,
-            SweepOrder(),
-            id=f"sweep-{secrets.token_hex(8)}",
-            task_queue=CONTROL_QUEUE,
-            result_type=Report,
-            execution_timeout=timedelta(minutes=1),
-        )
-        if all(row["status"] in TERMINAL for row in rows):
+        try:
+            await stack.client.execute_workflow(
+                RECONCILE,
+                SweepOrder(),
+                id=f"sweep-{secrets.token_hex(8)}",
+                task_queue=CONTROL_QUEUE,
+                result_type=Report,
+                execution_timeout=timedelta(minutes=1),
+            )
+        except WorkflowFailureError:
+            continue
+        if all([(await caller.show(task))["status"] in TERMINAL for task in ends]):
             break
         await asyncio.sleep(1)
     return ends
@@ -253,6 +269,7 @@ SCENE_OF: Final[Mapping[str, Scene]] = {
     "callbacks.heartbeat": external,
     "callbacks.progress": external,
     "engine.cancel": cancelled,
+    "feeds.": watched,
     "force.": forced,
     "outbox.give_time": cancelled,
     "outbox.cancel_again": forced,
