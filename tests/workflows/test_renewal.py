@@ -100,9 +100,9 @@ async def test_a_conversation_of_days(skipping_stage: Stage) -> None:
     assert said == [(turn, f"message {turn}") for turn in range(2, 202)]
     assert timedelta(days=9) < events[-1].ts - events[0].ts < timedelta(days=11)
     assert events[-1].data["duration_seconds"] > timedelta(days=9).total_seconds()
-    # What the start had set.
-    assert attributes_of(last) == attributes_of(first)
-    assert len(attributes_of(first)) >= 3
+    # What the start had set is set still; the first look may have come before the first change was shown.
+    kept = {"ProjectId": "default", "TaskStatus": "in_progress", "TaskStep": "running"}
+    assert attributes_of(last).items() >= kept.items()
     assert details.startswith(f"{await first.static_summary()}\n\n**awaiting_followup**: waits until ")
     begun = [run.events[0].workflow_execution_started_event_attributes for run in runs]
     for attributes in begun:
