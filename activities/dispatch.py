@@ -36,7 +36,7 @@ LOOK_AGAIN: Final = 0.5
 BATCH: Final = 100
 IN_FLIGHT: Final = 64
 SETTLE: Final = 0.05
-UNREADABLE: Final = timedelta(minutes=5)
+UNREADABLE: Final = timedelta(seconds=30)
 # Between two looks at the outbox; longer means that this process, or the database, stood still.
 STANDSTILL: Final = timedelta(seconds=2)
 
@@ -159,7 +159,7 @@ class Dispatcher:
         try:
             result = await senders[intent.kind]()
         except ValidationError as error:
-            # What this version cannot read another one may: the row says so, and is not asked every few seconds.
+            # What this version cannot read another one may: the row says so, and is asked twice a minute.
             # Not the error itself: it quotes what it read.
             log.warning("outbox.unreadable", intent=intent.id, task=intent.task_id, errors=error.error_count())
             async with self._database.commit("outbox.unreadable") as connection:
