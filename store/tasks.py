@@ -185,10 +185,14 @@ async def start_argument(connection: AsyncConnection, task: TaskId, attempt: int
     """Return what a TaskRunner's input is made of, or None when the attempt has ended or the task was deleted.
 
     An attempt that owns a workspace before it was started goes on in it: a retry has given it that of the one before.
+    One that has written already has made its own; its start comes again because a reply was lost, and changes nothing.
     """
     resume = func.jsonb_build_object("workspace_id", Workspace.id, "node_id", Workspace.node_id)
     owned = and_(
-        Workspace.task_id == Task.id, Workspace.attempt == attempt, Workspace.status == WorkspaceStatus.READY.value
+        Workspace.task_id == Task.id,
+        Workspace.attempt == attempt,
+        Workspace.status == WorkspaceStatus.READY.value,
+        Task.version == 0,
     )
     statement = (
         select(

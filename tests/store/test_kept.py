@@ -231,3 +231,23 @@ async def test_who_is_pinned_waits_for_its_own_node(database: Database) -> None:
     await scalar(database, "UPDATE nodes SET slots = 2 WHERE id = :id RETURNING 1", id=home)
     async with database.read() as connection:
         assert (await placement.select_node(connection, query)).node_id == home
+
+
+@pytest.mark.parametrize("provider", ["local", "external"])
+async def test_a_start_that_comes_again_resumes_nothing(database: Database, provider: str) -> None:
+    """An attempt whose own workspace is ready was started before: a start sent again asks for no other."""
+    node = await create_node(database, slots=1) if provider == "local" else None
+    task = await create_task(database, provider=provider)
+    workspace = workspace_id(task, 1, 1)
+    delegated = event(EventType.TASK_DELEGATED, workspace_id=workspace, node_id=node)
+    async with database.commit("test") as connection:
+        await mirror.reserve(
+            connection, batch(task, 1, delegated), workspace=workspace, visit=1, provider=provider, node=node
+        )
+    dispatched = event(EventType.STEP_FINISHED, "dispatched", step=Step.WORKSPACE_DISPATCH)
+    await flush(database, batch(task, 2, dispatched, event(EventType.WORKSPACE_READY)))
+    assert (await state_of(database, workspace))[0] == "ready"
+    async with database.read() as connection:
+        argument = await tasks.start_argument(connection, task, 1)
+    assert argument is not None
+    assert argument["resume"] is None
