@@ -1,4 +1,5 @@
 -- One batch of an attempt's events, fenced by (attempt, version): applies only if newer and the attempt has not ended.
+-- Of an ended attempt only the write that ended it is a repeat: an older one may be a redo's, which saw another end.
 -- Lock first, then read: a snapshot from before the lock would number events twice. The lock leaves the key alone:
 -- whoever grants this task a slot refers to it from the outbox, and holds what this task's release waits for.
 CREATE OR REPLACE FUNCTION flush_task(p_task text, p_attempt int, p_version bigint, p_events jsonb) RETURNS jsonb
@@ -13,10 +14,10 @@ BEGIN
   END IF;
   IF r.attempt <> p_attempt THEN
     verdict := 'superseded';
+  ELSIF r.status IN ('completed', 'failed', 'cancelled') AND p_version <> r.version THEN
+    verdict := 'ended';
   ELSIF p_version <= r.version THEN
     verdict := 'repeat';
-  ELSIF r.status IN ('completed', 'failed', 'cancelled') THEN
-    verdict := 'ended';
   ELSE
     verdict := 'applied';
     r.version := p_version;

@@ -78,6 +78,20 @@ async def test_a_flush_that_is_not_newer_is_a_repeat(database: Database, version
     assert await keys_of(database, task) == ["api:created", "1:task.queued", "a"]
 
 
+@pytest.mark.parametrize(("version", "verdict"), [(8, "ended"), (7, "repeat"), (6, "ended")])
+async def test_only_the_very_write_that_ended_an_attempt_is_a_repeat_of_it(
+    database: Database, version: int, verdict: str
+) -> None:
+    """`ended` for an older write too: its redo has ended the attempt, perhaps otherwise; the row says how."""
+    task = await create_task(database)
+    await flush(database, batch(task, 7, event(EventType.TASK_CANCELLED, error={"code": "cancelled"})))
+    before = await row_of(database, task)
+    answer = await flush(database, batch(task, version, event(EventType.TASK_FAILED, error={"code": "late"})))
+    assert (answer["verdict"], answer["status"]) == (verdict, "cancelled")
+    assert answer["error"] == ({"code": "cancelled"} if verdict == "ended" else None)
+    assert await row_of(database, task) == before
+
+
 @pytest.mark.parametrize("attempt", [1, 3])
 async def test_a_flush_of_another_attempt_is_superseded(database: Database, attempt: int) -> None:
     """`superseded`: only the current attempt may write, whatever the version."""

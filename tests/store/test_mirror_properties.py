@@ -91,10 +91,10 @@ class Reference:
     def answer(self, write: Write) -> str:
         if self.attempt != 1:
             return "superseded"
+        if self.status.terminal and write.version != self.version:
+            return "ended"
         if write.version <= self.version:
             return "repeat"
-        if self.status.terminal:
-            return "ended"
         self.version = write.version
         for event in write.events:
             if event.key not in self.keys:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from temporalio import activity
 from temporalio.api.enums.v1 import EventType as HistoryEvent
+from temporalio.client import WorkflowExecutionStatus
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
@@ -28,11 +29,15 @@ MORTAL = "tests.workflows.mortal"
 
 
 class AfterCommit(Interceptor):
-    """Does something once, after a call of the mirror has committed and before its worker knows."""
+    """Does something once, after a call of the mirror has committed and before its worker knows.
+
+    With `away` set, such a call finds no database until it is cleared.
+    """
 
     def __init__(self, call: str) -> None:
         self.call = call
         self.then: Any = None
+        self.away = False
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
         return _Watched(next, self)
@@ -44,6 +49,8 @@ class _Watched(ActivityInboundInterceptor):
         self.watch = watch
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002 - the SDK's own name
+        if activity.info().activity_type == self.watch.call and self.watch.away:
+            raise ConnectionError("no database")
         result = await super().execute_activity(input)
         if activity.info().activity_type == self.watch.call and self.watch.then is not None:
             then, self.watch.then = self.watch.then, None
@@ -62,6 +69,21 @@ async def tasks_failed(task: Running) -> int:
     """How many workflow tasks of the history were done again."""
     redone = (HistoryEvent.EVENT_TYPE_WORKFLOW_TASK_FAILED, HistoryEvent.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT)
     return sum(event.event_type in redone for event in (await task.history()).events)
+
+
+async def one_more_task(task: Running) -> None:
+    """Wait until a workflow task has been completed with its local activity still under way."""
+    done = HistoryEvent.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
+
+    async def completed() -> int:
+        return sum(event.event_type == done for event in (await task.history()).events)
+
+    before = await completed()
+    for _ in range(150):
+        if await completed() > before:
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError("no workflow task was completed meanwhile")
 
 
 async def test_a_terminal_flush_that_commits_while_a_cancel_arrives(bare_stage: Stage) -> None:
@@ -117,6 +139,37 @@ async def test_a_retry_that_commits_while_a_cancel_arrives(bare_stage: Stage) ->
         row = await task.end()
     assert (row["status"], row["attempt"]) == ("queued", 2)
     assert "task.cancelled" not in await task.story()
+
+
+async def test_a_conclusion_that_was_begun_in_an_earlier_workflow_task_adopts_what_its_redo_has_written(
+    bare_stage: Stage,
+) -> None:
+    """Cancelled on both sides, once: the redo sends its first, older write again, and finds the end of the other try.
+
+    With the database away, the first write outlasts the task in which it was begun. It is withheld for a stored
+    cancel, the attempt ends as cancelled, and then that task is done again, because the cancel arrives at Temporal.
+    """
+    watch = AfterCommit("conclude")
+    async with worker_with(bare_stage, watch):
+        task = await external(bare_stage, Step.RUNNING, retry={"max_attempts": 2, "backoff": 1000})
+        watch.away = True
+        await task.until("running")
+        await task.signal(SignalName.WORKSPACE_FAILED)
+        await one_more_task(task)
+        await bare_stage.execute("UPDATE tasks SET cancel_requested_at = now() WHERE id = :id", id=task.task)
+
+        async def ended() -> None:
+            async def cancel() -> None:
+                await task.handle.cancel()
+
+            watch.then = cancel  # the second write ends the task
+
+        watch.then, watch.away = ended, False
+        row = await task.end()
+    assert row["status"] == "cancelled"
+    assert (await task.story()).count("task.cancelled") == 1
+    description = await task.handle.describe()
+    assert description.status is WorkflowExecutionStatus.CANCELED
 
 
 @pytest.mark.parametrize("call", ["flush", "reserve_workspace"])
