@@ -194,6 +194,8 @@ class Stack:
                         scopes=scopes,
                         node_id=node_id,
                     )
+        except SQLAlchemyError as error:
+            raise ServerAwayError(f"the database did not take the keys: {first_line(error)}") from error
         finally:
             await known.close()
         return callback, node

@@ -1,6 +1,7 @@
 """The race lab: a seeded load with random faults, then quiet, then the checker.
 
-`python -m tests.faults.lab --seed N [--tasks 200] [--seconds 120]` adds its run to the report.
+`python -m tests.faults.lab --seed N [--tasks 200] [--seconds 120]` adds its run to the report. `--drill` strikes what
+all runs so far have struck too seldom, in rounds, until nothing lacks.
 """
 
 import argparse
@@ -20,8 +21,9 @@ from domain.lifecycle import TERMINAL
 from tests.faults import report
 from tests.faults.caller import Caller
 from tests.faults.checker import check
+from tests.faults.drill import Drill
 from tests.faults.load import EVERYDAY, OTHERS, finish, of_scene
-from tests.faults.points import Action, points
+from tests.faults.points import points
 from tests.faults.quiet import look, settled
 from tests.faults.scenes import scene_of
 from tests.faults.snapshot import Snapshot
@@ -30,7 +32,8 @@ from tests.faults.storm import Storm
 
 # Of the time, so that the last tasks meet faults too.
 CREATING: Final = 0.85
-BUDGET: Final = 240.0
+BUDGET: Final = 120.0
+ROUNDS: Final = 12
 
 
 class Lab:
@@ -101,46 +104,45 @@ class Lab:
             self.complaints.append(str(complaint)[:200])
 
     def _result(self, snapshot: Snapshot, quiet: float) -> dict[str, Any]:
-        hits: dict[str, dict[str, int]] = {}
-        for (point, action), count in sorted(self.stack.armoury.hits().items()):
-            hits.setdefault(point, {})[Action(action).value] = count
-        statuses = Counter(str(row["status"]) for row in snapshot.tasks.values())
-        return {
-            "tasks": len(snapshot.tasks),
-            "seconds": self.seconds,
-            "quiet_after_seconds": round(quiet, 1),
-            "statuses": dict(statuses),
-            "attempts": sum(row["attempt"] for row in snapshot.tasks.values()),
-            "events": sum(len(log) for log in snapshot.logs.values()),
-            "callbacks": dict(Counter(str(told.status) for told in snapshot.told)),
-            "readers": len(snapshot.reads),
-            "faults": dict(self.storm.hits),
-            "failpoints": hits,
-            "complaints": dict(Counter(complaint.partition(":")[0][:60] for complaint in self.complaints)),
-            "violations": {name: found for name, found in check(snapshot).items() if found},
-        }
+        own = {"seconds": self.seconds, "quiet_after_seconds": round(quiet, 1), "faults": dict(self.storm.hits)}
+        return own | report.run_of(snapshot, self.stack.armoury.hits(), self.complaints)
 
 
-async def run(seed: int, *, tasks: int, seconds: float, keep: Path | None = None) -> dict[str, Any]:
+async def run(seed: int, *, tasks: int, seconds: float, keep: Path) -> dict[str, Any]:
     """Run one seed and return its part of the report; with violations its folder is left at `keep`."""
     known = report.struck({name: each for name, each in report.load().items() if name != str(seed)})
     with tempfile.TemporaryDirectory(prefix="taskrunner-lab-", ignore_cleanup_errors=True) as folder:
         async with running(Path(folder), controls=2, nodes=2, apis=2) as stack:
             lab = Lab(seed, stack, tasks=tasks, seconds=seconds, known=known)
             snapshot, result = await lab.run()
-            result["unfinished"] = [row["id"] for row in snapshot.tasks.values() if row["status"] not in TERMINAL]
-            if keep and any(result["violations"].values()):
-                shutil.rmtree(keep, ignore_errors=True)
-                shutil.copytree(Path(folder) / "logs", keep / "logs")
-                await _histories(stack, snapshot, keep)
+            await _keep(stack, snapshot, Path(folder), keep)
     return result
 
 
-async def _histories(stack: FaultStack, snapshot: Snapshot, keep: Path) -> None:
-    """Keep the log and the history of each task that a violation names."""
+async def drill(number: int, *, seconds: float, keep: Path) -> dict[str, Any]:
+    """Run one round of the drill and return its part of the report."""
+    known = report.struck({name: each for name, each in report.load().items() if name != _round(number)})
+    with tempfile.TemporaryDirectory(prefix="taskrunner-lab-", ignore_cleanup_errors=True) as folder:
+        async with running(Path(folder), controls=2, nodes=2, slots=3) as stack:
+            snapshot, result = await Drill(stack, Random(_round(number)), known).run(seconds)
+            await _keep(stack, snapshot, Path(folder), keep)
+    return result
+
+
+def _round(number: int) -> str:
+    return f"{report.DRILL} {number}"
+
+
+async def _keep(stack: FaultStack, snapshot: Snapshot, folder: Path, keep: Path) -> None:
+    """Leave what a violation is found out from: logs of processes, and the log and history of each task it names."""
+    violations = check(snapshot)
+    if not any(violations.values()):
+        return
+    shutil.rmtree(keep, ignore_errors=True)
+    shutil.copytree(folder / "logs", keep / "logs")
     rows = {name: getattr(snapshot, name) for name in ("nodes", "ledger", "waiters", "outbox", "inbox", "workspaces")}
     (keep / "rows").write_text(pformat(rows, width=200))
-    named = " ".join(text for found in check(snapshot).values() for text in found)
+    named = " ".join(text for found in violations.values() for text in found)
     for task in snapshot.tasks:
         if task in named:
             lines = [event.model_dump_json() for event in snapshot.logs[task]]
@@ -152,33 +154,49 @@ async def _histories(stack: FaultStack, snapshot: Snapshot, keep: Path) -> None:
 
 
 def main() -> int:
-    """Run the seed that the arguments name and add it to the report; 1 when an invariant was violated."""
+    """Run what the arguments name and add it to the report; 1 when an invariant was violated or a point lacks hits."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--seed", type=int)
+    what.add_argument("--drill", action="store_true")
     parser.add_argument("--tasks", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "taskrunner-lab-failed")
     chosen = parser.parse_args()
+    if chosen.seed is None:
+        return _drill(chosen.seconds, chosen.keep)
     result = asyncio.run(
         run(chosen.seed, tasks=chosen.tasks, seconds=chosen.seconds, keep=chosen.keep / str(chosen.seed))
     )
-    report.write(report.load() | {str(chosen.seed): result})
-    sys.stdout.write(_words(chosen.seed, result))
-    return 1 if any(result["violations"].values()) else 0
+    return _told(str(chosen.seed), result)
 
 
-def _words(seed: int, result: dict[str, Any]) -> str:
+def _drill(seconds: float, keep: Path) -> int:
+    """Run round after round until every failpoint has its hits."""
+    for number in range(1, ROUNDS + 1):
+        name = _round(number)
+        if name not in report.load():
+            result = asyncio.run(drill(number, seconds=seconds, keep=keep / name))
+            if failed := _told(name, result):
+                return failed
+        if not (lacking := report.lacking(report.load())):
+            return 0
+    sys.stdout.write(f"still too seldom: {' '.join(lacking)}\n")
+    return 1
+
+
+def _told(name: str, result: dict[str, Any]) -> int:
+    report.write(report.load() | {name: result})
     strikes = sum(sum(actions.values()) for actions in result["failpoints"].values())
+    faults = sum(result["faults"].values())
     lines = [
-        f"seed {seed}: {result['tasks']} tasks {result['statuses']}, {result['attempts']} attempts",
-        (
-            f"  {sum(result['faults'].values())} faults, {strikes} hits of {len(result['failpoints'])} failpoints "
-            f"of {len(points())}, quiet after {result['quiet_after_seconds']} s"
-        ),
+        f"seed {name}: {result['tasks']} tasks {result['statuses']}, {result['attempts']} attempts",
+        f"  {faults} faults, {strikes} hits of {len(result['failpoints'])} failpoints of {len(points())}",
     ]
-    for name, found in result["violations"].items():
-        lines += [f"  VIOLATED {name}: {len(found)}", *(f"    {text}" for text in found[:10])]
-    return "\n".join(lines) + "\n"
+    for invariant, found in result["violations"].items():
+        lines += [f"  VIOLATED {invariant}: {len(found)}", *(f"    {text}" for text in found[:10])]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 1 if any(result["violations"].values()) else 0
 
 
 if __name__ == "__main__":

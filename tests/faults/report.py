@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tests.faults.checker import INVARIANTS
-from tests.faults.points import points
+from domain.lifecycle import TERMINAL
+from tests.faults.checker import INVARIANTS, check
+from tests.faults.points import Action, points
+from tests.faults.snapshot import Snapshot
 from tests.faults.storm import STRIKES
 
 FILE: Final = Path(__file__).parents[2] / "benchmarks" / "results" / "faults.json"
 ENOUGH: Final = 20
-LOOP: Final = "the loop over the failpoints"
+DRILL: Final = "drill"
 # In whose module each invariant has the broken systems on which it fails.
 VARIANTS: Final = "tests/faults/test_variants.py"
 
@@ -32,6 +34,31 @@ def struck(runs: Mapping[str, Any]) -> Counter[str]:
     return total
 
 
+def lacking(runs: Mapping[str, Any]) -> list[str]:
+    """Return the failpoints that have struck too seldom in all runs together."""
+    hits = struck(runs)
+    return [point for point in points() if hits[point] < ENOUGH]
+
+
+def run_of(snapshot: Snapshot, struck: Mapping[tuple[str, Action], int], complaints: Sequence[str]) -> dict[str, Any]:
+    """Return what every kind of run says of itself: what was there in the end, what struck, what was violated."""
+    hits: dict[str, dict[str, int]] = {}
+    for (point, action), count in sorted(struck.items()):
+        hits.setdefault(point, {})[Action(action).value] = count
+    return {
+        "tasks": len(snapshot.tasks),
+        "statuses": dict(Counter(str(row["status"]) for row in snapshot.tasks.values())),
+        "attempts": sum(row["attempt"] for row in snapshot.tasks.values()),
+        "events": sum(len(log) for log in snapshot.logs.values()),
+        "callbacks": dict(Counter(str(told.status) for told in snapshot.told)),
+        "readers": len(snapshot.reads),
+        "failpoints": hits,
+        "complaints": dict(Counter(complaint.partition(":")[0][:60] for complaint in complaints)),
+        "unfinished": [row["id"] for row in snapshot.tasks.values() if row["status"] not in TERMINAL],
+        "violations": {name: found for name, found in check(snapshot).items() if found},
+    }
+
+
 def write(runs: Mapping[str, Any], file: Path = FILE) -> dict[str, Any]:
     """Write the report that these runs add up to, and return it."""
     report = summary(runs)
@@ -43,10 +70,10 @@ def write(runs: Mapping[str, Any], file: Path = FILE) -> dict[str, Any]:
 def summary(runs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the whole report: totals, one object per invariant, per fault and per failpoint, and the runs."""
     seeds = sorted(runs)
-    labs = {name: run for name, run in runs.items() if name != LOOP}
+    labs = {name: run for name, run in runs.items() if not name.startswith(DRILL)}
     totals = {
         "seeds": len(labs),
-        "tasks": sum(run["tasks"] for run in labs.values()),
+        "tasks": sum(run["tasks"] for run in runs.values()),
         "seeds_with_violations": [name for name in seeds if _violated(runs[name])],
     }
     return {

@@ -20,6 +20,7 @@ from domain.policy import Supervision
 from domain.reconcile import Report, SweepOrder
 from domain.spec import TaskSpec
 from store import mirror, tasks
+from tests.cli.stacks import StackProcess
 from tests.faults.caller import Caller, noting
 from tests.faults.invariants.logs import ITEM
 from tests.faults.snapshot import Created
@@ -28,6 +29,7 @@ from tests.faults.stack import LABELS, FaultStack
 # Larger than one chunk of a blob, so that it is appended in two.
 FILE: Final = b"x" * 1_100_000
 SWEEPS: Final = 10
+STARTS: Final = 4
 FORCED_AFTER: Final = Supervision().cancel.total_seconds()
 TOO_LARGE: Final = b"x" * 2_100_000
 
@@ -168,6 +170,23 @@ async def watched(stack: FaultStack, caller: Caller) -> Ends:
     return ends
 
 
+async def first_start(stack: FaultStack, caller: Caller) -> Ends:  # noqa: ARG001
+    """Somebody starts an embedded stack for the first time, again when that fails, and looks at its tasks."""
+    embedded = StackProcess(stack.folder / f"up-{secrets.token_hex(4)}", program=stack.program)
+
+    def start_it() -> None:
+        for _ in range(STARTS):
+            with contextlib.suppress(AssertionError):
+                embedded.up()
+                break
+            embedded.kill()
+        embedded.run("tasks", "list")
+        embedded.stop()
+
+    await asyncio.to_thread(start_it)
+    return {}
+
+
 async def session(stack: FaultStack, caller: Caller) -> Ends:  # noqa: ARG001
     """A browser's session is begun and ended."""
     await caller.post("/v1/sessions", {})
@@ -275,6 +294,7 @@ SCENE_OF: Final[Mapping[str, Scene]] = {
     "outbox.cancel_again": forced,
     "engine.signal": external,
     "keys.": keys,
+    "keys.ensure": first_start,
     "nodes.": late_node,
     "placement.wait_for_node": late_node,
     "placement.wait_for_slot": crowd,

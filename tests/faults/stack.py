@@ -155,6 +155,11 @@ class FaultStack:
         """Where commands note what they do."""
         return self.folder / "effects"
 
+    @property
+    def program(self) -> tuple[str, ...]:
+        """The command line of ours, with the failpoints of this stack."""
+        return (*PROGRAM, str(self.folder / "faults"))
+
     def data_dir(self, node: NodeId) -> Path:
         """Return a node's own folder."""
         return self.folder / node
@@ -285,7 +290,7 @@ class FaultStack:
 
         child = ChildProcess(
             name,
-            [*PROGRAM, str(self.folder / "faults"), *arguments],
+            [*self.program, *arguments],
             log=self.folder / "logs" / f"{name}.log",
             env=env,
             ready=ready,

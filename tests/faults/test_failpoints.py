@@ -9,6 +9,7 @@ import pytest
 
 from tests.faults.caller import Caller
 from tests.faults.checker import check
+from tests.faults.drill import arm
 from tests.faults.points import Action, points
 from tests.faults.quiet import settled
 from tests.faults.scenes import play, scene_of
@@ -16,15 +17,7 @@ from tests.faults.stack import FaultStack, running
 
 pytestmark = pytest.mark.campaign
 
-# Passed once in the life of the embedded stack, before anything of ours runs.
-ELSEWHERE = {"keys.ensure"}
-STRIKES = [(point, action) for point in points() if point.partition(":")[0] not in ELSEWHERE for action in Action]
-# What is done only when something else went wrong before.
-AFTER_A_FAULT = {
-    "outbox.put_back": "engine.start:before",
-    "outbox.cancel_again": "engine.terminate:before",
-    "blobs.discard": "artifacts.put:before",
-}
+STRIKES = [(point, action) for point in points() for action in Action]
 PLAYS = 4
 
 
@@ -47,10 +40,7 @@ async def test_a_failpoint_strikes_and_nothing_is_lost(
 ) -> None:
     """The point struck, and the scene that passed it ended as it should."""
     before = stack.armoury.hits()[point, action]
-    for after, first in AFTER_A_FAULT.items():
-        if point.startswith(after):
-            stack.armoury.arm(first, Action.ERROR)
-    stack.armoury.arm(point, action)
+    arm(stack, point, action)
     try:
         for _ in range(PLAYS):
             await play(scene_of(point), stack, caller)
