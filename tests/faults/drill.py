@@ -19,7 +19,7 @@ from tests.faults.scenes import Scene, play, scene_of
 from tests.faults.snapshot import Snapshot
 from tests.faults.stack import FaultStack
 
-AT_ONCE: Final = 3
+AT_ONCE: Final = 6
 # A death costs seconds of a machine that others need too; the loop over the failpoints kills at each.
 DEADLY: Final = 0.1
 # What is done only when something else went wrong before.

@@ -381,7 +381,8 @@ async def test_a_disagreement_is_found(
             await flush(system.api.database, batch(task, 2**62, failed))
         await system.caller.ends(task)
         await closed(system.client, task)
-        assert bool(found(await system.seen(), 4)) is broken
+        violations = found(await system.seen(), 4)
+        assert bool(violations) is broken, violations
 
 
 async def closed(client: Client, task: TaskId) -> None:

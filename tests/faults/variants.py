@@ -61,7 +61,7 @@ SQL: Final[Mapping[str, Broken]] = {
     "drop the fence": Broken("flush_task", "ELSIF p_version <= r.version THEN", "ELSIF false THEN"),
     "drop the fence between attempts": Broken("flush_task", "IF r.attempt <> p_attempt THEN", "IF false THEN"),
     "drop the terminal guard": Broken(
-        "flush_task", "ELSIF r.status IN ('completed', 'failed', 'cancelled') THEN", "ELSIF false THEN"
+        "flush_task", "ELSIF r.status IN ('completed', 'failed', 'cancelled') AND", "ELSIF false AND"
     ),
     "write no intent": Broken(
         "reserve_workspace",
