@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from random import Random
 from typing import Any, Final
 
+from temporalio.service import RPCError
+
 from tests.faults import report
 from tests.faults.caller import Caller
 from tests.faults.points import Action, points
@@ -76,7 +78,7 @@ class Drill:
             self._on_stage[scene] += 1
             try:
                 await play(scene, self.stack, self.caller)
-            except AssertionError as complaint:
+            except (AssertionError, RPCError) as complaint:
                 # A fault of another scene's may have ended its task: whether that was right is checked.
                 self.complaints.append(str(complaint)[:200])
             finally:
