@@ -112,7 +112,7 @@ async def run(seed: int, *, tasks: int, seconds: float, keep: Path) -> dict[str,
     """Run one seed and return its part of the report; with violations its folder is left at `keep`."""
     known = report.struck({name: each for name, each in report.load().items() if name != str(seed)})
     with tempfile.TemporaryDirectory(prefix="taskrunner-lab-", ignore_cleanup_errors=True) as folder:
-        async with running(Path(folder), controls=2, nodes=2, apis=2) as stack:
+        async with running(Path(folder), controls=2, nodes=2, apis=2, slots=8) as stack:
             lab = Lab(seed, stack, tasks=tasks, seconds=seconds, known=known)
             snapshot, result = await lab.run()
             await _keep(stack, snapshot, Path(folder), keep)
