@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsS
 from domain.durations import Span
 from domain.policy import Budgets, Limits, Policy, Retention, StepRetry, Supervision, inconsistencies
 from domain.rotation import payload_keys
+from domain.thresholds import Thresholds
 
 PREFIX: Final = "TASKRUNNER_"
 SECRETS_DIR: Final = "TASKRUNNER_SECRETS_DIR"
@@ -71,6 +72,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     supervision: Supervision = Supervision()
     retention: Retention = Retention()
+    health: Thresholds = Thresholds()
 
     @classmethod
     def settings_customise_sources(

@@ -74,6 +74,9 @@ class Reconciler(ReconcileActivities):
             await self._rows(report)
             await self._ended(report)
             await self._reap(report)
+            if not order.dry_run:
+                async with self._database.commit("sweeps.note") as connection:
+                    await sweeps.note(connection, report.counts)
         report.seconds = round(time.monotonic() - began, 3)
         if not order.dry_run and report.counts:
             self._dispatcher.poke()

@@ -8,6 +8,7 @@ from api.deliveries import Deliveries
 from api.deps import Context, Courier, Decode
 from api.edge import Edge
 from api.feeds import Feeds, ProjectFeeds, TaskLogs
+from api.health import Health
 from api.rates import Rates
 from api.routes import (
     artifacts,
@@ -18,6 +19,7 @@ from api.routes import (
     deletions,
     events,
     explanations,
+    health,
     keys,
     logs,
     nodes,
@@ -44,7 +46,7 @@ ROUTERS = (
     *(module.router for module in (logs, artifacts, attachments)),
     *(module.router for module in (workspaces, callbacks)),
     *(module.of_workspace for module in (logs, artifacts, attachments)),
-    *(module.router for module in (nodes, keys, sessions, codec, probes)),
+    *(module.router for module in (nodes, keys, sessions, codec, health, probes)),
     stream.of_project,
 )
 
@@ -67,6 +69,7 @@ def create_app(
         deliveries=Deliveries(courier),
         feeds=Feeds(database, TaskLogs(database)),
         project_feeds=Feeds(database, ProjectFeeds(database)),
+        health=Health(database, gateway, budgets=settings.policy.budgets, thresholds=settings.health),
         keys=KeyRing(database),
         rates=Rates(settings.request_rate),
         tokens=TokenKeys.parse(settings.callback_keys.get_secret_value()),

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from api.auth import Caller, KeyRing
 from api.deliveries import Deliveries
 from api.feeds import Feeds
+from api.health import Health
 from api.problems import Problem
 from api.rates import Rates
 from domain.messages import RunnerInput
@@ -55,6 +56,7 @@ class Context:
     deliveries: Deliveries
     feeds: Feeds
     project_feeds: Feeds
+    health: Health
     keys: KeyRing
     rates: Rates
     tokens: TokenKeys

@@ -10,6 +10,7 @@ from cli.demo import demo
 from cli.doctor import doctor
 from cli.embedded.identity import NoIdentityError
 from cli.embedded.processes import ChildFailedError
+from cli.health import health
 from cli.reconcile import reconcile
 from cli.remote import RemoteError
 from cli.replay import replay
@@ -25,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (up, demo, start, doctor, worker, api, replay, reconcile):
+for command in (up, demo, start, health, doctor, worker, api, replay, reconcile):
     app.command()(command)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(keys.app, name="keys")

@@ -431,3 +431,13 @@ class Transition(Base):
     machine: Mapped[str] = mapped_column(primary_key=True)
     old_status: Mapped[str] = mapped_column(primary_key=True)
     new_status: Mapped[str] = mapped_column(primary_key=True)
+
+
+class Sweep(Base):
+    """What a sweep of the reconciler did, for a week."""
+
+    __tablename__ = "sweeps"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    counts: Mapped[dict[str, Any]]
+    __table_args__ = (Index(None, "at"),)

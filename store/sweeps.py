@@ -1,5 +1,6 @@
 """What a sweep of the reconciler reads of tasks, and the little that it writes beside `repairs.end_attempt`."""
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
@@ -8,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.names import TaskId
+from domain.reconcile import Action
 from store.facts import COLUMNS, INTENTS
 from store.models import OPEN
 
@@ -49,6 +51,10 @@ WHERE due_at < clock_timestamp() - CAST(:older AS interval)
   AND (leased_until IS NULL OR leased_until < clock_timestamp())
 ORDER BY due_at LIMIT :limit
 """)
+_NOTE: Final = text("""
+WITH old AS (DELETE FROM sweeps WHERE at < clock_timestamp() - interval '7 days')
+INSERT INTO sweeps (counts) VALUES (CAST(:counts AS jsonb))
+""")
 
 
 async def open_rows(connection: AsyncConnection, *, limit: int) -> Sequence[Mapping[str, Any]]:
@@ -84,3 +90,8 @@ async def unsent(connection: AsyncConnection, *, older: timedelta, limit: int) -
     """Return the tasks of intents that are long due and that no dispatcher holds."""
     rows = await connection.execute(_UNSENT, {"older": older, "limit": limit})
     return [f"{row.kind} {row.task_id}" for row in rows]
+
+
+async def note(connection: AsyncConnection, counts: Mapping[Action, int]) -> None:
+    """Keep what a sweep did, and forget those of more than a week ago."""
+    await connection.execute(_NOTE, {"counts": json.dumps(counts)})

@@ -5,13 +5,17 @@ The client is lazy: a process boots and serves reads while Temporal is away.
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
 from temporalio.api.common.v1 import Payload, WorkflowExecution
+from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.enums.v1 import WorkflowExecutionStatus as Status
+from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import (
+    CountWorkflowExecutionsRequest,
+    DescribeTaskQueueRequest,
     DescribeWorkflowExecutionRequest,
     ListWorkflowExecutionsRequest,
 )
@@ -66,6 +70,7 @@ SEEN: Final[Mapping[int, Seen]] = {
     Status.WORKFLOW_EXECUTION_STATUS_TIMED_OUT: Seen.TIMED_OUT,
 }
 REPORTED_PROBLEMS: Final = "TemporalReportedProblems"
+_PROBLEMS: Final = f"{REPORTED_PROBLEMS} IS NOT NULL AND ExecutionStatus = 'Running'"
 _ATTEMPT: Final = re.compile(r"task-(?P<task>.+)-a(?P<attempt>\d+)")
 _KILLED: Final = (
     f"WorkflowType = '{TASK_RUNNER}' AND ExecutionStatus IN ('Terminated', 'TimedOut') AND CloseTime > '{{since}}'"
@@ -198,6 +203,34 @@ class Gateway:
             return []
         names = (_ATTEMPT.fullmatch(each.execution.workflow_id) for each in found.executions)
         return [(TaskId(name["task"]), int(name["attempt"])) for name in names if name]
+
+    async def polled(self, queue: str, *, workflows: bool = False) -> datetime | None:
+        """Return when a worker last asked for work of this queue; None if nobody did in the last minutes, or no answer.
+
+        A poll is open for a minute, and its start is what counts.
+        """
+        kind = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW if workflows else TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
+        request = DescribeTaskQueueRequest(
+            namespace=self._client.namespace, task_queue=TaskQueue(name=queue), task_queue_type=kind
+        )
+        try:
+            with boundary("engine.polled"):
+                found = await self._client.workflow_service.describe_task_queue(request, timeout=LOOK_LIMIT)
+        except (RPCError, RuntimeError):
+            return None
+        polls = [poller.last_access_time.ToDatetime(tzinfo=UTC) for poller in found.pollers]
+        return max(polls, default=None)
+
+    async def problems(self) -> int | None:
+        """Return how many running workflows the engine reports as unable to go on; None when it does not answer."""
+        request = CountWorkflowExecutionsRequest(namespace=self._client.namespace, query=_PROBLEMS)
+        try:
+            with boundary("engine.problems"):
+                return (
+                    await self._client.workflow_service.count_workflow_executions(request, timeout=LOOK_LIMIT)
+                ).count
+        except (RPCError, RuntimeError):
+            return None
 
     async def reachable(self) -> bool:
         """Whether the engine answers."""

@@ -187,6 +187,17 @@ async def first_start(stack: FaultStack, caller: Caller) -> Ends:  # noqa: ARG00
     return {}
 
 
+async def reported(stack: FaultStack, caller: Caller) -> Ends:
+    """An operator asks for the health report while a task runs."""
+    began = datetime.now(UTC)
+    ends = await local(stack, caller)
+    while True:  # a report is the same for a few seconds
+        report = (await caller.send("GET", "/v1/health/report")).json()
+        if datetime.fromisoformat(report["at"]) > began:
+            return ends
+        await asyncio.sleep(0.5)
+
+
 async def session(stack: FaultStack, caller: Caller) -> Ends:  # noqa: ARG001
     """A browser's session is begun and ended."""
     await caller.post("/v1/sessions", {})
@@ -301,6 +312,8 @@ SCENE_OF: Final[Mapping[str, Scene]] = {
     "engine.clean_up": terminated,
     "engine.killed": drifted,
     "engine.look": terminated,
+    "engine.polled": reported,
+    "engine.problems": reported,
     "engine.terminate": ended_from_outside,
     "ledger.": terminated,
     "provider.inspect": slow_workspace,

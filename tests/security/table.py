@@ -128,6 +128,7 @@ TABLE: Final[Mapping[str, Rule]] = {
     "GET /v1/nodes": Rule(scopes=READ),
     "POST /v1/nodes": Rule(scopes=(Scope.NODES_WRITE,), repeat=Repeat(body=b'{"id": "repeated", "slots": 0}')),
     "POST /v1/nodes/{node_id}/ready": Rule(scopes=(Scope.NODES_WRITE,), repeat=Repeat(path=node)),
+    "GET /v1/health/report": Rule(scopes=READ, page=False),
     "GET /v1/keys": Rule(scopes=(Scope.ADMIN,)),
     "POST /v1/keys": Rule(scopes=(Scope.ADMIN,), repeat=Repeat(body=b'{"name": "x", "scopes": ["tasks:read"]}')),
     "DELETE /v1/keys/{key_id}": Rule(scopes=(Scope.ADMIN,), hides="key_id"),

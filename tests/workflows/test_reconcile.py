@@ -108,6 +108,18 @@ async def test_a_terminated_workflow_is_a_failed_task(stage: Stage, step: Step) 
         assert not await did(await stage.sweep(), Action.ENDED, at.task)
 
 
+async def test_what_a_sweep_did_is_kept(stage: Stage) -> None:
+    """The counts of its report, for the health report; a dry run leaves nothing."""
+    async with scene(stage, Step.WORKSPACE_READY) as at:
+        await at.task.handle.terminate("an operator's word")
+        await old(at.task)
+        dry, report = await stage.sweep(dry_run=True), await stage.sweep()
+        assert dry.counts[Action.ENDED] == report.counts[Action.ENDED] == 1
+        await stage.until("SELECT counts ->> 'ended' = '1' FROM sweeps ORDER BY id DESC LIMIT 1")
+        assert dry.counts.keys() <= report.counts.keys()
+        await clean(at)
+
+
 async def test_a_terminate_is_found_at_once(stage: Stage) -> None:
     """The engine's list is a hint: a row that moved a moment ago is repaired within a sweep."""
     async with scene(stage, Step.RUNNING) as at:
