@@ -15,6 +15,7 @@ from temporalio.service import RPCError
 
 from tests.faults import report
 from tests.faults.caller import Caller
+from tests.faults.load import take_over
 from tests.faults.points import Action, points
 from tests.faults.quiet import settled
 from tests.faults.scenes import Scene, play, scene_of
@@ -58,6 +59,7 @@ class Drill:
         self.stack.armoury.disarm()
         for keeper in self.stack.ours:
             await keeper.ready()
+        await take_over(self.stack, self.caller)
         snapshot = await settled(self.stack, self.caller.witness)
         own = {"seconds": seconds, "faults": {}}
         return snapshot, own | report.run_of(snapshot, self.stack.armoury.hits(), self.complaints)

@@ -6,7 +6,6 @@ all runs so far have struck too seldom, in rounds, until nothing lacks.
 
 import argparse
 import asyncio
-import contextlib
 import shutil
 import sys
 import tempfile
@@ -17,14 +16,13 @@ from pprint import pformat
 from random import Random
 from typing import Any, Final
 
-from domain.lifecycle import TERMINAL
 from tests.faults import report
 from tests.faults.caller import Caller
 from tests.faults.checker import check
 from tests.faults.drill import Drill
-from tests.faults.load import EVERYDAY, OTHERS, finish, of_scene
+from tests.faults.load import EVERYDAY, OTHERS, of_scene, take_over
 from tests.faults.points import points
-from tests.faults.quiet import look, settled
+from tests.faults.quiet import settled
 from tests.faults.scenes import scene_of
 from tests.faults.snapshot import Snapshot
 from tests.faults.stack import FaultStack, running
@@ -62,20 +60,9 @@ class Lab:
         for ended in await asyncio.gather(*items, return_exceptions=True):
             if isinstance(ended, Exception):
                 self.complaints.append(repr(ended)[:200])
-        await self._take_over()
+        await take_over(self.stack, self.caller)
         snapshot = await settled(self.stack, self.caller.witness)
         return snapshot, self._result(snapshot, time.monotonic() - began)
-
-    async def _take_over(self) -> None:
-        """See external tasks to their end whose controller was scared away: somebody must call back."""
-        snapshot = await look(self.stack, self.caller.witness)
-        orphans = [
-            task
-            for task, row in snapshot.tasks.items()
-            if row["spec"].get("provider") == "external" and row["status"] not in TERMINAL
-        ]
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*(finish(self.caller, task) for task in orphans)), BUDGET)
 
     async def _load(self) -> list[asyncio.Task[None]]:
         dice, items = Random(f"{self.seed} load"), []

@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from random import Random
 from typing import Any, Final
 
+from domain.lifecycle import TERMINAL
 from tests.faults import scenes
-from tests.faults.caller import Caller, RefusedError, noting
+from tests.faults.caller import PATIENCE, Caller, RefusedError, noting
+from tests.faults.quiet import look
 from tests.faults.scenes import Scene
 from tests.faults.stack import FaultStack
 
@@ -67,6 +69,18 @@ async def finish(caller: Caller, task: str) -> None:
                 await caller.tell(row, "ready", token)
                 await caller.tell(row, "finished", token)
         await asyncio.sleep(0.3)
+
+
+async def take_over(stack: FaultStack, caller: Caller) -> None:
+    """See external tasks to their end whose controller was scared away: somebody must call back."""
+    snapshot = await look(stack, caller.witness)
+    orphans = [
+        task
+        for task, row in snapshot.tasks.items()
+        if row["spec"].get("provider") == "external" and row["status"] not in TERMINAL
+    ]
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.gather(*(finish(caller, task) for task in orphans)), PATIENCE)
 
 
 async def in_parallel(caller: Caller, row: Mapping[str, Any], token: str, dice: Random) -> None:
