@@ -23,8 +23,9 @@ from tests.faults.snapshot import Snapshot
 from tests.faults.stack import FaultStack
 
 AT_ONCE: Final = 6
+AGAIN: Final = 1.5  # seconds; a step has three tries within a few
 # A death costs seconds of a machine that others need too; the loop over the failpoints kills at each.
-DEADLY: Final = 0.1
+DEADLY: Final = 0.05
 # What is done only when something else went wrong before.
 AFTER_A_FAULT: Final = {
     "outbox.put_back": "engine.start:before",
@@ -55,7 +56,10 @@ class Drill:
     async def run(self, seconds: float) -> tuple[Snapshot, dict[str, Any]]:
         """Play until nothing lacks or the time is over; returns what there is then, and its part of the report."""
         until = time.monotonic() + seconds
+        arming = asyncio.create_task(self._arm())
         await asyncio.gather(*(self._player(until) for _ in range(AT_ONCE)))
+        arming.cancel()
+        await asyncio.gather(arming, return_exceptions=True)
         self.stack.armoury.disarm()
         for keeper in self.stack.ours:
             await keeper.ready()
@@ -71,12 +75,17 @@ class Drill:
             struck[point] += times
         return [point for point in points() if struck[point] < report.ENOUGH]
 
+    async def _arm(self) -> None:
+        """Arm what lacks hits and is on stage, again and again: between two strikes everybody has time to try again."""
+        while True:
+            for point in self.lacking():
+                if self._on_stage[scene_of(point)] and not self.stack.armoury.armed(point):
+                    arm(self.stack, point, Action.KILL if self.dice.random() < DEADLY else Action.ERROR)
+            await asyncio.sleep(AGAIN)
+
     async def _player(self, until: float) -> None:
         while (lacking := self.lacking()) and time.monotonic() < until:
             scene = self._next([scene_of(point) for point in lacking])
-            for point in lacking:
-                if scene_of(point) is scene and not self.stack.armoury.armed(point):
-                    arm(self.stack, point, Action.KILL if self.dice.random() < DEADLY else Action.ERROR)
             self._on_stage[scene] += 1
             try:
                 await play(scene, self.stack, self.caller)
