@@ -57,7 +57,8 @@ def agreement(snapshot: Snapshot) -> Iterator[str]:
             found = in_words(snapshot.executions.get(name))
             if found == "TERMINATED" and _asked_to_cancel(log, event.attempt):
                 continue
-            if found not in (TAKEN_OUT_OF_ITS_HANDS if _forced(event) else OUTCOMES[ended]):
+            # Whoever was ended by others may have heard of it, and have ended in the same way.
+            if found not in OUTCOMES[ended] | (TAKEN_OUT_OF_ITS_HANDS if _forced(event) else set()):
                 yield f"{name} is {ended} in the mirror, and {found} in the engine"
     deleted = tuple(f"task-{task}-" for task in snapshot.deleted)
     for name, execution in snapshot.executions.items():
