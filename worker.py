@@ -22,6 +22,7 @@ from temporalio.service import RPCError
 from temporalio.worker import PollerBehaviorAutoscaling, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from activities import hooks
 from activities.dispatch import Dispatcher
 from activities.failures import FailureInterceptor
 from activities.ledger import LedgerKeeper
@@ -157,12 +158,18 @@ class Parts:
 
 
 @asynccontextmanager
-async def composed(settings: Settings, *, lazy: bool = False) -> AsyncIterator[Parts]:
-    """Compose a process of the control plane; `lazy` lets it boot while Temporal is away."""
+async def composed(settings: Settings, *, lazy: bool = False, observed: bool = False) -> AsyncIterator[Parts]:
+    """Compose a process of the control plane; `lazy` lets it boot while Temporal is away, `observed` loads hooks."""
     client = await connect(payload_keys=settings.payload_keys, lazy=lazy)
     database = Database(settings.database_url, pool=settings.database_pool)
     gateway = Gateway(client, ui_url=settings.temporal_ui_url)
-    dispatcher = Dispatcher(name=process_name(), database=database, gateway=gateway, policy=settings.policy)
+    dispatcher = Dispatcher(
+        name=process_name(),
+        database=database,
+        gateway=gateway,
+        policy=settings.policy,
+        hooks=hooks.installed(database) if observed else None,
+    )
     try:
         yield Parts(settings, client, database, gateway, dispatcher)
     finally:
@@ -173,7 +180,7 @@ async def composed(settings: Settings, *, lazy: bool = False) -> AsyncIterator[P
 @asynccontextmanager
 async def control_plane(settings: Settings) -> AsyncIterator[None]:
     """Run the control worker and the dispatcher's loop, and see to the reconciler's schedule."""
-    async with composed(settings) as parts:
+    async with composed(settings, observed=True) as parts:
         reconciler = Reconciler(
             parts.database,
             parts.gateway,

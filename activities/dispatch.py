@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from activities.force import force
+from activities.hooks import Hooks
 from domain.messages import CallbackSignal, RunnerInput, SlotGranted
 from domain.names import SIGNAL_OF_CALLBACK, CallbackKind, TaskId
 from domain.policy import Policy
@@ -24,6 +25,7 @@ from domain.spec import TaskSpec
 from store import outbox, tasks
 from store.engine import Database
 from store.hints import Notifier
+from store.mirror import Appended
 from store.models import OutboxKind
 from store.outbox import Intent, Undelivered
 from workflows.gateway import Gateway, Sent
@@ -44,12 +46,15 @@ STANDSTILL: Final = timedelta(seconds=2)
 class Dispatcher:
     """Sends intents through the gateway; `run()` is the loop, `send()` and `deliver()` the direct ways."""
 
-    def __init__(self, *, name: str, database: Database, gateway: Gateway, policy: Policy) -> None:
+    def __init__(
+        self, *, name: str, database: Database, gateway: Gateway, policy: Policy, hooks: Hooks | None = None
+    ) -> None:
         self.name = name
         self._database = database
         self._gateway = gateway
         self._policy = policy
         self._notifier = Notifier(database)
+        self._hooks = hooks
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._tasks: set[asyncio.Task[None]] = set()
         self._poke = asyncio.Event()
@@ -82,9 +87,11 @@ class Dispatcher:
         """Let the loop look now: something was committed that nobody has leased."""
         self._poke.set()
 
-    def grown(self, task: TaskId) -> None:
-        """Tell those who watch that a task's log has grown, which is committed."""
+    def grown(self, task: TaskId, appended: Appended | None = None) -> None:
+        """Tell those who watch that a task's log has grown, which is committed; hooks hear of what was `appended`."""
         self._notifier.hint(task)
+        if self._hooks is not None and appended is not None:
+            self._hooks.note(task, appended)
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
@@ -106,6 +113,8 @@ class Dispatcher:
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._notifier.close()
+        if self._hooks is not None:
+            await self._hooks.close()
 
     async def _sweep(self) -> bool:
         async with self._database.begin("outbox.lease") as connection:
@@ -199,8 +208,9 @@ class Dispatcher:
         watched = timedelta(seconds=time.monotonic() - self._watching_since)
         if intent.late > watched:
             return Sent.UNREACHABLE
-        result = await force(self._database, self._gateway, self._policy, intent.task_id, intent.attempt)
-        self.grown(intent.task_id)
+        result = await force(
+            self._database, self._gateway, self._policy, intent.task_id, intent.attempt, grown=self.grown
+        )
         self.poke()
         return result
 

@@ -1,5 +1,6 @@
 """The second phase of a cancel: an attempt that has not ended in time is ended from outside."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -11,14 +12,19 @@ from domain.names import TaskId
 from domain.policy import Policy
 from store import repairs
 from store.engine import Database
+from store.mirror import Appended
 from store.repairs import Observed
 from workflows.gateway import Gateway, Sent
 
 # Of one workflow task that was under way when its workflow was terminated, more flushes than it can still write.
 LOOKS: Final = 20
+# Told that a task's log has grown, and by which events.
+Grown = Callable[[TaskId, Appended | None], None]
 
 
-async def force(database: Database, gateway: Gateway, policy: Policy, task: TaskId, attempt: int) -> Sent:
+async def force(
+    database: Database, gateway: Gateway, policy: Policy, task: TaskId, attempt: int, *, grown: Grown
+) -> Sent:
     """Terminate the attempt's workflow, then write its end; UNREACHABLE when this is to be tried again.
 
     In this order, because a workflow that still ran could go on for as long as the row is live: it would have effects
@@ -39,6 +45,7 @@ async def force(database: Database, gateway: Gateway, policy: Policy, task: Task
         async with database.commit("force.end_attempt") as connection:
             events = [_cancelled(seen, policy)]
             repair = await repairs.end_attempt(connection, task, attempt, seen.version, events)
+        grown(task, repair.appended)
         if repair.verdict is not Verdict.SUPERSEDED:
             return Sent.DELIVERED
     return Sent.UNREACHABLE

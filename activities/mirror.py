@@ -21,7 +21,7 @@ class Mirror(MirrorActivities):
         """Append events and bring the row up to date."""
         async with self._database.commit("mirror.flush") as connection:
             answer = await mirror.flush(connection, flush)
-        self._dispatcher.grown(flush.task_id)
+        self._dispatcher.grown(flush.task_id, answer.get("appended"))
         return Answer.model_validate(answer)
 
     @activity.defn
@@ -43,7 +43,7 @@ class Mirror(MirrorActivities):
                 kept=conclusion.kept,
                 keep_for=conclusion.keep_for,
             )
-        self._dispatcher.grown(conclusion.task_id)
+        self._dispatcher.grown(conclusion.task_id, answer.get("appended"))
         if answer["granted"] or not conclusion.destroyed:
             self._dispatcher.poke()
         return Answer.model_validate(answer)

@@ -43,7 +43,7 @@ class Placement(PlacementActivities):
                 labels=wait.query.labels,
                 pinned=wait.query.pinned,
             )
-        self._dispatcher.grown(wait.flush.task_id)
+        self._dispatcher.grown(wait.flush.task_id, answer.get("appended"))
         self._dispatcher.poke()
         return SlotWaitAnswer(answer=Answer.model_validate(answer), granted=answer.get("granted"))
 
@@ -53,7 +53,7 @@ class Placement(PlacementActivities):
         async with self._database.begin("placement.wait_for_node") as connection:
             answer = await mirror.flush(connection, wait.flush)
             reported_in = await placement.await_node(connection, wait.flush, wait.node_id)
-        self._dispatcher.grown(wait.flush.task_id)
+        self._dispatcher.grown(wait.flush.task_id, answer.get("appended"))
         return NodeWaitAnswer(answer=Answer.model_validate(answer), reported_in=reported_in)
 
     @activity.defn
@@ -68,7 +68,7 @@ class Placement(PlacementActivities):
                 provider=reservation.provider,
                 node=reservation.node_id,
             )
-        self._dispatcher.grown(reservation.flush.task_id)
+        self._dispatcher.grown(reservation.flush.task_id, answer.get("appended"))
         return ReservationAnswer(
             answer=Answer.model_validate(answer), workspace_id=answer["workspace_id"], node_id=answer.get("node_id")
         )

@@ -158,7 +158,7 @@ class Reconciler(ReconcileActivities):
             )
         if repair.verdict is not Verdict.APPLIED:
             return Action.SUPERSEDED
-        self._dispatcher.grown(known.task_id)
+        self._dispatcher.grown(known.task_id, repair.appended)
         return decision.action
 
     # --- rows that have ended -----------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from domain.messages import Flush
 from domain.names import NodeId, TaskId, WorkspaceId
 from store import jsonb
 
+# The numbers of the first and the last event that a write added; what the log had already is not among them.
+Appended = Sequence[int]
 _FLUSH = text("SELECT flush_task(:task, :attempt, :version, CAST(:events AS jsonb))")
 _CONCLUDE = text(
     "SELECT conclude_task(:task, :attempt, :version, CAST(:events AS jsonb), :destroyed, CASE"

@@ -12,7 +12,7 @@ from domain.events import NewEvent
 from domain.lifecycle import Step, TaskStatus
 from domain.messages import Verdict
 from domain.names import NodeId, TaskId, WorkspaceId
-from store.mirror import events_json
+from store.mirror import Appended, events_json
 
 # Due by the database's own clock: the dispatcher compares it with no other.
 _END: Final = text(
@@ -51,6 +51,7 @@ class Repair:
     verdict: Verdict
     status: TaskStatus | None = None
     cancel: bool = False
+    appended: Appended | None = None
 
 
 async def observe(connection: AsyncConnection, task: TaskId) -> Observed | None:
@@ -83,4 +84,9 @@ async def end_attempt(
     answer: dict[str, Any] | None = (await connection.execute(_END, parameters)).scalar_one()
     if answer is None:
         return Repair(verdict=Verdict.ENDED)
-    return Repair(verdict=Verdict(answer["verdict"]), status=TaskStatus(answer["status"]), cancel=answer["cancel"])
+    return Repair(
+        verdict=Verdict(answer["verdict"]),
+        status=TaskStatus(answer["status"]),
+        cancel=answer["cancel"],
+        appended=answer.get("appended"),
+    )

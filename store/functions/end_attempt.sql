@@ -10,11 +10,13 @@ LANGUAGE plpgsql AS $$
 DECLARE
   r tasks;
   verdict text := 'applied';
+  before bigint;
 BEGIN
   SELECT * INTO r FROM tasks WHERE id = p_task FOR NO KEY UPDATE;
   IF NOT FOUND THEN
     RETURN NULL;
   END IF;
+  before := r.last_seq;
   IF r.attempt = p_attempt AND r.status IN ('completed', 'failed', 'cancelled') THEN
     verdict := 'ended';
   ELSIF r.attempt <> p_attempt OR r.version <> p_version
@@ -27,5 +29,7 @@ BEGIN
       INSERT INTO outbox (kind, task_id, attempt, due_at) VALUES ('start', p_task, p_attempt + 1, p_due);
     END IF;
   END IF;
-  RETURN jsonb_build_object('verdict', verdict, 'status', r.status, 'cancel', r.cancel_requested_at IS NOT NULL);
+  RETURN jsonb_build_object(
+    'verdict', verdict, 'status', r.status, 'cancel', r.cancel_requested_at IS NOT NULL,
+    'appended', CASE WHEN r.last_seq > before THEN jsonb_build_array(before + 1, r.last_seq) END);
 END $$;

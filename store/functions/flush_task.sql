@@ -7,11 +7,13 @@ LANGUAGE plpgsql AS $$
 DECLARE
   r tasks;
   verdict text;
+  before bigint;
 BEGIN
   SELECT * INTO r FROM tasks WHERE id = p_task FOR NO KEY UPDATE;
   IF NOT FOUND THEN
     RETURN NULL;
   END IF;
+  before := r.last_seq;
   IF r.attempt <> p_attempt THEN
     verdict := 'superseded';
   ELSIF r.status IN ('completed', 'failed', 'cancelled') AND p_version <> r.version THEN
@@ -41,6 +43,7 @@ BEGIN
   RETURN jsonb_build_object(
     'verdict', verdict,
     'status', r.status,
+    'appended', CASE WHEN r.last_seq > before THEN jsonb_build_array(before + 1, r.last_seq) END,
     'cancel', r.cancel_requested_at IS NOT NULL,
     'pause', r.pause_token,
     'breakpoints', r.breakpoints,

@@ -40,7 +40,7 @@ async def end(
 async def test_an_observed_attempt_is_ended(database: Database) -> None:
     """Applied: row, log and the intent of a Cleanup in one; nothing of it a second time."""
     task = await delegated(database)
-    assert await end(database, task, 1) == Repair(verdict=Verdict.APPLIED, status=TaskStatus.CANCELLED)
+    assert await end(database, task, 1) == Repair(verdict=Verdict.APPLIED, status=TaskStatus.CANCELLED, appended=[4, 4])
     row = await assert_folds(database, task)
     assert (row["status"], row["error"], row["step"]) == ("cancelled", {"code": "forced"}, None)
     assert await column(database, INTENTS, task=task) == ["cleanup 1"]
@@ -64,7 +64,7 @@ async def test_the_next_attempt_is_due_by_the_databases_clock(database: Database
     """Queued at attempt 2, with a start intent for later beside the Cleanup of attempt 1."""
     task = await delegated(database)
     repair = await end(database, task, 1, due_in=timedelta(minutes=2))
-    assert repair == Repair(verdict=Verdict.APPLIED, status=TaskStatus.QUEUED)
+    assert repair == Repair(verdict=Verdict.APPLIED, status=TaskStatus.QUEUED, appended=[4, 5])
     row = await assert_folds(database, task)
     assert (row["status"], row["attempt"], row["version"]) == ("queued", 2, 0)
     assert await column(database, INTENTS, task=task) == ["cleanup 1", "start 2"]

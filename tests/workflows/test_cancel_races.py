@@ -94,7 +94,7 @@ async def staffed(bare_stage: Stage) -> AsyncIterator[Stage]:
 def forced(task: Running) -> Awaitable[Sent]:
     """Force this attempt, as the dispatcher does at the deadline."""
     stage = task.stage
-    return force(stage.database, stage.gateway, stage.policy, task.task, 1)
+    return force(stage.database, stage.gateway, stage.policy, task.task, 1, grown=stage.dispatcher.grown)
 
 
 @pytest.mark.parametrize("end", ENDS)
