@@ -21,6 +21,7 @@ from cli.follow import Follower
 from cli.remote import Remote, RemoteError
 from cli.screen import complain, console, escape
 from cli.start import CANCEL_PATIENCE, INTERRUPTED, follow
+from cli.view import View
 
 PATCH = "changes.patch"
 LABEL = "made-by:demo"
@@ -119,7 +120,7 @@ def _cancel(remote: Remote) -> None:
     for task in remote.pages("/v1/tasks", limit=10, label=LABEL):
         with suppress(RemoteError):
             remote.post(f"/v1/tasks/{task['id']}/cancel", {})
-            Follower(remote, task["id"], Console(quiet=True)).run(patience=CANCEL_PATIENCE)
+            Follower(remote, task["id"], View()).run(patience=CANCEL_PATIENCE)
 
 
 def _checkout() -> dict[str, str] | None:

@@ -25,18 +25,23 @@ class RemoteError(RuntimeError):
 
     @property
     def transient(self) -> bool:
-        """Whether the same call may succeed a little later: nobody answered, or the server's side failed."""
-        return self.status is None or self.status >= httpx2.codes.INTERNAL_SERVER_ERROR
+        """Whether the same call may succeed a little later: nobody answered, the server's side failed, or too fast."""
+        later = (httpx2.codes.TOO_MANY_REQUESTS, httpx2.codes.REQUEST_TIMEOUT)
+        return self.status is None or self.status in later or self.status >= httpx2.codes.INTERNAL_SERVER_ERROR
 
 
 class Remote:
     """A client of the API. Every method raises RemoteError."""
 
     def __init__(self, url: str, key: str | None) -> None:
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.url = url.rstrip("/")
         self.stopping = threading.Event()  # set by whoever stops the API: its absence is no longer waited for
-        self._client = httpx2.Client(base_url=self.url, headers=headers, timeout=TIMEOUT, trust_env=False)
+        self._client = httpx2.Client(base_url=self.url, headers=self._headers, timeout=TIMEOUT, trust_env=False)
+
+    def asynchronous(self) -> httpx2.AsyncClient:
+        """Return another client of the same API, for asyncio; the caller closes it and knows its problems."""
+        return httpx2.AsyncClient(base_url=self.url, headers=self._headers, timeout=TIMEOUT, trust_env=False)
 
     def __enter__(self) -> Self:
         return self
@@ -78,13 +83,18 @@ class Remote:
         try:
             response = self._client.request(method, path, **options)
         except httpx2.TransportError as error:
-            raise RemoteError(
-                f"no API answers at {self.url} ({error}): start one with `taskrunner up`, or set TASKRUNNER_URL",
-                code="unreachable",
-            ) from error
+            raise self.unreachable(error) from error
         if response.is_success:
             return response
-        raise _problem(response)
+        raise problem(response)
+
+    def unreachable(self, error: httpx2.TransportError) -> RemoteError:
+        """Return what says that nobody answers, and what to do about it."""
+        return RemoteError(
+            f"no API answers at {self.url} ({str(error) or type(error).__name__}): "
+            "start one with `taskrunner up`, or set TASKRUNNER_URL",
+            code="unreachable",
+        )
 
 
 def connect(data_dir: Path) -> Remote:
@@ -98,19 +108,19 @@ def _given(params: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in params.items() if value is not None}
 
 
-def _problem(response: httpx2.Response) -> RemoteError:
+def problem(response: httpx2.Response) -> RemoteError:
     """Turn an answer of RFC 9457 (or of a proxy that knows nothing of it) into a sentence."""
     try:
-        problem = response.json()
+        told = response.json()
     except ValueError:
-        problem = {}
-    if not isinstance(problem, dict):
-        problem = {}
-    text = problem.get("detail") or problem.get("title") or response.reason_phrase
-    for error in problem.get("errors") or []:
+        told = {}
+    if not isinstance(told, dict):
+        told = {}
+    text = told.get("detail") or told.get("title") or response.reason_phrase
+    for error in told.get("errors") or []:
         field = error.get("field") or ".".join(str(part) for part in error.get("loc", ()))
         text += f"\n  {field}: {error.get('reason') or error.get('msg') or error.get('message')}"
-    code = str(problem.get("code") or f"http_{response.status_code}")
+    code = str(told.get("code") or f"http_{response.status_code}")
     if response.status_code == httpx2.codes.UNAUTHORIZED:
         text += "\nset TASKRUNNER_API_KEY, or run this where the stack's data directory is (--data-dir)"
     return RemoteError(f"{text} ({code})", code=code, status=response.status_code)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -10,6 +10,7 @@ import typer
 from rich import markup
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's JSON, unchanged.")]
 
@@ -25,10 +26,27 @@ COLOURS = {
 MINUTE = 60
 
 
+def printable(text: str) -> str:
+    """Return somebody else's text without anything that a terminal would obey."""
+    return "".join(part if part.isprintable() or part in "\n\t" else ascii(part)[1:-1] for part in text)
+
+
 def escape(text: str) -> str:
     """Return somebody else's text as it can be printed: no markup, and nothing that a terminal would obey."""
-    shown = "".join(part if part.isprintable() or part in "\n\t" else ascii(part)[1:-1] for part in text)
-    return markup.escape(shown)
+    return markup.escape(printable(text))
+
+
+def one_line(text: str) -> str:
+    """Return somebody else's text on one line: with line breaks it would look like more of them."""
+    return " ".join(text.split())
+
+
+def told(data: Mapping[str, Any]) -> str:
+    """Return what an event says, on one line, as `name=value, name=value`."""
+    facts = {name: value for name, value in data.items() if value is not None and name != "error"}
+    words = ", ".join(f"{name}={value}" for name, value in facts.items())
+    error = data.get("error")
+    return one_line(f"{error['category']}/{error['code']}: {error['message']} {words}" if error else words)
 
 
 def console() -> Console:
@@ -48,6 +66,21 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
 
 
+def print_line(value: Any) -> None:
+    """Write a value as one line of JSON, at once."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def write_bytes(content: bytes) -> None:
+    """Write somebody else's bytes as they are; on a terminal as text, without anything that it would obey."""
+    if sys.stdout.isatty():
+        sys.stdout.write(printable(content.decode(errors="replace").replace("\r\n", "\n")))
+    else:
+        sys.stdout.buffer.write(content)
+    sys.stdout.flush()
+
+
 def coloured(status: str | None) -> str:
     """Return a status in its colour, or a dash."""
     if not status:
@@ -59,16 +92,21 @@ def coloured(status: str | None) -> str:
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows under their names: a table on a terminal, tabs between the columns elsewhere."""
     screen = console()
-    # One row is one line: a name with line breaks must not look like more of them.
-    rows = [[cell.replace("\n", " ").replace("\t", " ") for cell in row] for row in rows]
+    rows = [[one_line(cell) for cell in row] for row in rows]
     if not screen.is_terminal:
         for row in (columns, *rows):
-            screen.print("\t".join(row))
+            tabbed(screen, row)
         return
     made = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         made.add_row(*row)
     screen.print(made)
+
+
+def tabbed(screen: Console, row: Iterable[str]) -> None:
+    """Print cells with tabs between them, which the console itself would make spaces of."""
+    screen.file.write("\t".join(Text.from_markup(cell).plain for cell in row) + "\n")
+    screen.file.flush()
 
 
 def duration(span: timedelta) -> str:

@@ -11,7 +11,9 @@ import typer
 from cli.data_dir import DEFAULT, DataDirOption
 from cli.follow import Follower
 from cli.remote import Remote, RemoteError, connect
-from cli.screen import JsonOption, console, escape, print_json
+from cli.screen import JsonOption, console, escape, one_line, print_json
+from cli.steps import Steps
+from cli.view import View
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 CANCEL_PATIENCE = timedelta(seconds=30)
@@ -70,9 +72,9 @@ def start(
 def follow(remote: Remote, task: dict[str, Any], *, quiet: bool = False) -> int:
     """Follow a task and return the exit code; Ctrl-C asks it to cancel and waits a while for its end."""
     screen = console()
-    screen.quiet = quiet
-    screen.print(f"task {task['id']}  {escape(task['name'])}")
-    follower = Follower(remote, task["id"], screen)
+    if not quiet:
+        screen.print(f"task {task['id']}  {escape(one_line(task['name']))}")
+    follower = Follower(remote, task["id"], View() if quiet else Steps(screen))
     try:
         ending = follower.run()
     except KeyboardInterrupt:

@@ -1,6 +1,5 @@
 """`taskrunner tasks …`: look at tasks, cancel, retry and delete them."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -8,8 +7,9 @@ import typer
 
 from cli.data_dir import DEFAULT, DataDirOption
 from cli.follow import Follower
+from cli.lines import Events, Json, Lines
 from cli.remote import connect
-from cli.screen import JsonOption, clock, coloured, console, escape, print_json, table
+from cli.screen import JsonOption, clock, coloured, console, escape, print_json, table, write_bytes
 
 app = typer.Typer(help="Look at tasks, cancel, retry and delete them.", no_args_is_help=True)
 
@@ -21,6 +21,7 @@ CANCELS: Final = {
 
 TaskId = Annotated[str, typer.Argument(help="The task's id.")]
 Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the task ends.")]
 Attempt = Annotated[int | None, typer.Option(min=1, help="Of this attempt; the latest if left out.")]
 
 
@@ -106,33 +107,26 @@ def events(
     from_seq: Annotated[int, typer.Option(min=1, help="Start at this number.")] = 1,
     kind: Annotated[str | None, typer.Option("--type", help="Only of this type.")] = None,
     *,
+    follow: Follow = False,
     as_json: JsonOption = False,
     data_dir: DataDirOption = DEFAULT,
 ) -> None:
-    """Print a task's log of events."""
+    """Print a task's log of events; with --follow and --json, one line for each."""
     found: list[dict[str, Any]] = []
     with connect(data_dir) as remote:
+        if follow:
+            view = Json(kind=kind) if as_json else Events(console(), kind=kind)
+            Follower(remote, task_id, view, after=from_seq - 1).run()
+            return
         while page := remote.get(f"/v1/tasks/{task_id}/events", fromSeq=from_seq, type=kind, limit=200)["items"]:
             found += page
             from_seq = page[-1]["seq"] + 1
     if as_json:
         print_json(found)
         return
-    table(
-        ("seq", "ts", "attempt", "type", "step", "source", "data"),
-        [
-            (
-                str(event["seq"]),
-                event["ts"],
-                str(event["attempt"]),
-                event["type"],
-                event["step"] or "-",
-                event["source"],
-                escape(", ".join(f"{key}={value}" for key, value in event["data"].items())),
-            )
-            for event in found
-        ],
-    )
+    with Events(console()) as view:
+        for event in found:
+            view.event(event)
 
 
 @app.command()
@@ -140,21 +134,20 @@ def logs(
     task_id: TaskId,
     attempt: Attempt = None,
     *,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the task ends.")] = False,
+    follow: Follow = False,
     as_json: JsonOption = False,
     data_dir: DataDirOption = DEFAULT,
 ) -> None:
-    """Print what a task wrote, byte for byte."""
+    """Print what a task wrote: byte for byte, and on a terminal without what that would obey."""
     with connect(data_dir) as remote:
         if follow:
-            Follower(remote, task_id, console(), steps=False).run()
+            Follower(remote, task_id, Json(output=True) if as_json else Lines(console())).run()
             return
         content = remote.text(f"/v1/tasks/{task_id}/logs", attempt=attempt).content
     if as_json:
         print_json({"task_id": task_id, "attempt": attempt, "output": content.decode(errors="replace")})
         return
-    sys.stdout.buffer.write(content)
-    sys.stdout.flush()
+    write_bytes(content)
 
 
 @app.command()
@@ -174,8 +167,7 @@ def artifacts(
             if output:
                 output.write_bytes(content)
             else:
-                sys.stdout.buffer.write(content)
-                sys.stdout.flush()
+                write_bytes(content)
             return
         found = remote.get(f"/v1/tasks/{task_id}/artifacts", attempt=attempt)["items"]
     if as_json:

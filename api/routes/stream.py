@@ -35,7 +35,10 @@ STREAM: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-First = Annotated[str, Query(alias="fromSeq", description="Start here, inclusive.")]
+NEXT: Final = "next"
+First = Annotated[
+    str, Query(alias="fromSeq", description="Start here, inclusive; `next` for nothing that was written before.")
+]
 Last = Annotated[str | None, Header(alias="Last-Event-ID", description="Go on after this one; wins over `fromSeq`.")]
 
 
@@ -63,7 +66,7 @@ async def stream(
     cursor = _cursor(first, last, head.last_seq)
     if head.terminal and cursor == head.last_seq + 1:
         return Response(status_code=204)
-    return _stream(_of_task(ctx, caller.project, TaskId(task_id), cursor, head))
+    return _stream(_of_task(ctx, caller.project, TaskId(task_id), cursor, head), _place(first, last, cursor))
 
 
 @of_project.get("/stream", response_class=Stream, responses={200: STREAM[200]}, summary="Watch all tasks of a project")
@@ -73,12 +76,24 @@ async def stream_project(ctx: Ctx, caller: Reader, first: First = "1", last: Las
     await ProjectFeeds(ctx.database).sequence()
     async with ctx.database.read() as connection:
         head = await project_feed.head(connection, feed_id)
-    return _stream(_of_project(ctx, feed_id, _cursor(first, last, head), head))
+    cursor = _cursor(first, last, head)
+    return _stream(_of_project(ctx, feed_id, cursor, head), _place(first, last, cursor))
 
 
-def _stream(frames: AsyncIterator[bytes]) -> Stream:
+def _stream(frames: AsyncIterator[bytes], place: bytes) -> Stream:
     # A silence is ended by the frames themselves: a task less for each reader.
-    return Stream(frames, ping=0, send_timeout=STALLED, sep="\n")
+    return Stream(_after(place, frames) if place else frames, ping=0, send_timeout=STALLED, sep="\n")
+
+
+async def _after(place: bytes, frames: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield place
+    async for piece in frames:
+        yield piece
+
+
+def _place(first: str, last: str | None, cursor: int) -> bytes:
+    """Return what tells a reader of what is `next` where that is: an id without an event, by which it comes back."""
+    return b"id: %d\n\n" % (cursor - 1) if last is None and first == NEXT else b""
 
 
 async def _of_project(ctx: Context, feed_id: str, cursor: int, head: int) -> AsyncIterator[bytes]:
@@ -123,6 +138,8 @@ async def _head(ctx: Context, project: ProjectId, task: str) -> Head:
 
 def _cursor(first: str, last: str | None, head: int) -> int:
     """Return the number to begin with; raises Problem for one beyond the next."""
+    if last is None and first == NEXT:
+        return head + 1
     cursor = max(_number(first), 1) if last is None else _number(last) + 1
     if cursor > head + 1:
         raise Problem("bad_cursor", f"the log ends at {head}")

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from functools import partial
 
+import httpx2
 import pytest
 from sqlalchemy import text
 
@@ -38,7 +39,7 @@ class Watcher:
         return f"{self.address}/v1/tasks/{task}/stream?{pairs}"
 
     async def read(
-        self, task: str, *, after: int | str | None = None, until: int | None = None, **query: int
+        self, task: str, *, after: int | str | None = None, until: int | None = None, **query: int | str
     ) -> Reading:
         headers = self.headers | ({} if after is None else {"Last-Event-ID": str(after)})
         return await read(self.url(task, **query), headers, until=until)
@@ -112,6 +113,23 @@ async def test_an_attempt_that_follows_does_not_end_the_stream(api: Api, watch: 
     types = [frame.type for frame in reading.frames]
     assert types[-1] == "task.failed"
     assert "attempt.failed" in types
+
+
+async def test_what_is_next_begins_with_its_place_and_goes_on_from_there(api: Api, watch: Watcher) -> None:
+    """`fromSeq=next`: nothing of the backlog; first the id to come back with, then what is written; 204 at an end."""
+    attempt = await api.live()
+    feed = f"{watch.address}/v1/stream?fromSeq=next"
+    for url, place in ((watch.url(attempt.task, fromSeq="next"), CREATED), (feed, None)):
+        async with httpx2.AsyncClient() as client, client.sse(url, headers=watch.headers) as source:
+            frames = aiter(source)
+            first = await anext(frames)
+            assert (first.data, first.event) == ("", "message")
+            assert place in (None, int(first.id))
+            await trace(attempt)
+            second = await anext(frames)
+            assert (int(second.id), second.event) == (int(first.id) + 1, "debug.trace")
+    await attempt.end()
+    assert (await watch.read(attempt.task, fromSeq="next")).status == 204
 
 
 @pytest.mark.parametrize("cursor", ["-1", "x", "1.5", "", "+1", "9" * 19, "9" * 400, "1000000", "²"])

@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 
 from cli.main import app
 from cli.remote import RemoteError
+from cli.screen import coloured, escape, table
 
 
 @pytest.fixture
@@ -132,6 +133,12 @@ def test_an_own_database_that_is_away_is_a_sentence(command: tuple[str, ...], mo
     assert result.exit_code == 1
     assert "the database could not be brought up to date" in said
     assert "hush" not in said
+
+
+def test_a_table_for_programs_has_tabs_and_one_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """Cells as they are, without colours; neither tab nor line break nor control character within one."""
+    table(("id", "name"), [("1", coloured("failed")), ("2", escape("a\tb\n[c]\x1b[2J"))])
+    assert capsys.readouterr().out == "id\tname\n1\tfailed\n2\ta b [c]\\x1b[2J\n"
 
 
 def test_colour_is_for_terminals_only(data_dir: Path) -> None:

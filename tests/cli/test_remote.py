@@ -6,10 +6,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from cli.follow import Follower
 from cli.remote import Remote, RemoteError
+from cli.view import View
 
 ANSWERS: dict[str, tuple[int, str]] = {
     "/v1/tasks/unknown": (404, json.dumps({"title": "Not found", "detail": "no such task", "code": "not_found"})),
@@ -89,6 +89,4 @@ def test_nobody_waits_for_an_api_that_is_being_stopped() -> None:
     with Remote("http://127.0.0.1:1", "key") as remote:
         remote.stopping.set()
         with pytest.raises(RemoteError):
-            Follower(remote, "0197f000-0000-7000-8000-000000000000", Console(quiet=True)).run(
-                patience=timedelta(seconds=30)
-            )
+            Follower(remote, "0197f000-0000-7000-8000-000000000000", View()).run(patience=timedelta(seconds=30))

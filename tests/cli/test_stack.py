@@ -139,6 +139,10 @@ def test_the_reading_commands_show_what_the_api_has(stack: StackProcess) -> None
     assert "task.completed" in stack.run("tasks", "events", task_id, "--from-seq", str(made["last_seq"]))
     assert json.loads(stack.run("tasks", "logs", task_id)) == {"n": 1}
     assert json.loads(stack.run("tasks", "logs", task_id, "--follow")) == {"n": 1}
+    assert json.loads(stack.run("tasks", "logs", task_id, "-f", "--json")) == {"attempt": 1, "output": '{"n": 1}'}
+    followed = [json.loads(line) for line in stack.run("tasks", "events", task_id, "-f", "--json").splitlines()]
+    assert followed == events
+    assert stack.run("tasks", "events", task_id, "-f") == stack.run("tasks", "events", task_id)
     assert "left.txt" in stack.run("tasks", "artifacts", task_id)
     assert stack.run("tasks", "artifacts", task_id, "left.txt") == "kept\n"
 
