@@ -62,7 +62,7 @@ requirements: ## compile the exact versions with hashes, for every platform
 	  --custom-compile-command "make requirements" pyproject.toml \
 	  --extra embedded --extra docker --extra otlp --group dev -o requirements.txt
 
-docs: setup ## write docs/lifecycle.md and docs/settings.md from the code
+docs: setup ## write the pages that are made from the code
 	$(BIN)/python -m docs.generate
 
 openapi: setup ## write docs/openapi.json from the code

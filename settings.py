@@ -7,6 +7,7 @@ Temporal's address, namespace, TLS and API key come from Temporal's own environm
 
 import os
 from datetime import timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Self
 
@@ -42,6 +43,16 @@ class Settings(BaseSettings):
         description="Requests a second of one key, or of one workspace, to each API process; 0: any number.",
     )
     temporal_ui_url: str = Field(default="http://127.0.0.1:8233", description="For links to histories.")
+
+    metrics_host: str = Field(
+        default="127.0.0.1", description="Where each process serves its metrics; other than loopback needs a token."
+    )
+    metrics_port: int = Field(
+        default=9464, ge=0, le=65535, description="The metrics' port, the next free one if it is taken; 0: none."
+    )
+    metrics_token: SecretStr = Field(
+        default=SecretStr(""), description="Whoever fetches metrics must send it as a bearer token; empty: nobody must."
+    )
 
     callback_keys: SecretStr = Field(
         default=SecretStr(""), description="`id:hex,…`: keys that sign callback tokens; the first one signs."
@@ -100,6 +111,8 @@ class Settings(BaseSettings):
         found = inconsistencies(
             self.policy, callback_token=self.callback_token, stuck_after=self.stuck_after, prefix=PREFIX
         )
+        if not (self.metrics_token.get_secret_value() or _loopback(self.metrics_host)):
+            found.append(f"{PREFIX}METRICS_HOST {self.metrics_host} needs {PREFIX}METRICS_TOKEN: it is not loopback")
         if found:
             raise ValueError("; ".join(found))
         return self
@@ -119,3 +132,10 @@ class Settings(BaseSettings):
     def public_url(self) -> str:
         """The API's address as workspaces reach it."""
         return self.url or f"http://{self.host}:{self.port}"
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

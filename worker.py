@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -19,7 +19,7 @@ from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import Runtime
 from temporalio.service import RPCError
-from temporalio.worker import PollerBehaviorAutoscaling, Worker
+from temporalio.worker import Interceptor, PollerBehaviorAutoscaling, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities import hooks
@@ -36,6 +36,9 @@ from domain.names import CONTROL_QUEUE, NodeId, node_queue, supervise_queue
 from domain.spec import Provider
 from settings import Settings
 from store.engine import Database
+from telemetry.endpoint import Counting, counting
+from telemetry.metering import MeteringInterceptor
+from telemetry.metrics import Metrics
 from workflows import schedule
 from workflows.cleanup import Cleanup
 from workflows.gateway import Gateway
@@ -64,7 +67,9 @@ SANDBOX: Final = SandboxedWorkflowRunner(
 )
 
 
-async def connect(*, payload_keys: SecretStr = UNENCRYPTED, lazy: bool = False) -> Client:
+async def connect(
+    *, payload_keys: SecretStr = UNENCRYPTED, lazy: bool = False, runtime: Runtime | None = None
+) -> Client:
     """Return a client by Temporal's own environment configuration (`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, …).
 
     Without `payload_keys` it is for those who look at no payload.
@@ -72,7 +77,7 @@ async def connect(*, payload_keys: SecretStr = UNENCRYPTED, lazy: bool = False) 
     options: dict[str, Any] = {**ClientConfig.load_client_connect_config()}
     options.setdefault("target_host", "127.0.0.1:7233")
     converter = data_converter(payload_keys)
-    return await Client.connect(**options, data_converter=converter, lazy=lazy, runtime=Runtime.default())
+    return await Client.connect(**options, data_converter=converter, lazy=lazy, runtime=runtime or Runtime.default())
 
 
 def process_name() -> str:
@@ -81,9 +86,16 @@ def process_name() -> str:
 
 
 def control_worker(
-    client: Client, database: Database, dispatcher: Dispatcher, reconciler: Reconciler | None = None, **options: Any
+    client: Client,
+    database: Database,
+    dispatcher: Dispatcher,
+    reconciler: Reconciler | None = None,
+    *,
+    metrics: Metrics | None = None,
+    **options: Any,
 ) -> Worker:
     """Return the worker of the TaskRunners and their Cleanups, of the mirror, and of the reconciler if one is given."""
+    metering: list[Interceptor] = [MeteringInterceptor(metrics)] if metrics else []
     placement, mirror = Placement(database, dispatcher), Mirror(database, dispatcher)
     ledger = LedgerKeeper(database, dispatcher)
     sweeping: list[Callable[..., Any]] = [reconciler.sweep, reconciler.orphans] if reconciler else []
@@ -91,7 +103,7 @@ def control_worker(
         "task_queue": CONTROL_QUEUE,
         "workflows": [TaskRunner, Cleanup, Reconcile],
         "workflow_runner": SANDBOX,
-        "interceptors": [FailureInterceptor()],
+        "interceptors": [*metering, FailureInterceptor()],
         "max_cached_workflows": 1000,
         "max_concurrent_workflow_tasks": 100,
         "max_concurrent_local_activities": 100,
@@ -155,30 +167,38 @@ class Parts:
     database: Database
     gateway: Gateway
     dispatcher: Dispatcher
+    counting: Counting
+
+
+def counted(settings: Settings) -> AbstractAsyncContextManager[Counting]:
+    """Count, and serve what was counted, where the settings say."""
+    token = settings.metrics_token.get_secret_value()
+    return counting(host=settings.metrics_host, port=settings.metrics_port, token=token)
 
 
 @asynccontextmanager
 async def composed(settings: Settings, *, lazy: bool = False, observed: bool = False) -> AsyncIterator[Parts]:
     """Compose a process of the control plane; `lazy` lets it boot while Temporal is away, `observed` loads hooks."""
-    client = await connect(payload_keys=settings.payload_keys, lazy=lazy)
-    database = Database(settings.database_url, pool=settings.database_pool)
-    gateway = Gateway(client, ui_url=settings.temporal_ui_url)
-    dispatcher = Dispatcher(
-        name=process_name(),
-        database=database,
-        gateway=gateway,
-        policy=settings.policy,
-        hooks=hooks.installed(database) if observed else None,
-    )
-    try:
-        yield Parts(settings, client, database, gateway, dispatcher)
-    finally:
-        await dispatcher.close()
-        await database.close()
+    async with counted(settings) as counting:
+        client = await connect(payload_keys=settings.payload_keys, lazy=lazy, runtime=counting.runtime)
+        database = Database(settings.database_url, pool=settings.database_pool)
+        gateway = Gateway(client, ui_url=settings.temporal_ui_url)
+        dispatcher = Dispatcher(
+            name=process_name(),
+            database=database,
+            gateway=gateway,
+            policy=settings.policy,
+            hooks=hooks.installed(database) if observed else None,
+        )
+        try:
+            yield Parts(settings, client, database, gateway, dispatcher, counting)
+        finally:
+            await dispatcher.close()
+            await database.close()
 
 
 @asynccontextmanager
-async def control_plane(settings: Settings) -> AsyncIterator[None]:
+async def control_plane(settings: Settings) -> AsyncIterator[Parts]:
     """Run the control worker and the dispatcher's loop, and see to the reconciler's schedule."""
     async with composed(settings, observed=True) as parts:
         reconciler = Reconciler(
@@ -189,13 +209,14 @@ async def control_plane(settings: Settings) -> AsyncIterator[None]:
             retention=settings.retention,
             idempotency=settings.idempotency,
         )
-        async with control_worker(parts.client, parts.database, parts.dispatcher, reconciler):
+        metrics = parts.counting.metrics
+        async with control_worker(parts.client, parts.database, parts.dispatcher, reconciler, metrics=metrics):
             loops = [
                 asyncio.create_task(parts.dispatcher.run()),
                 asyncio.create_task(keep_schedule(parts.client, settings.reconcile_every)),
             ]
             try:
-                yield
+                yield parts
             finally:
                 for loop in loops:
                     loop.cancel()
@@ -234,8 +255,8 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 async def run_control(settings: Settings) -> None:
     """Run the control plane until SIGTERM, then drain."""
-    async with control_plane(settings):
-        log.info("worker.ready", role="control", queue=CONTROL_QUEUE)
+    async with control_plane(settings) as parts:
+        log.info("worker.ready", role="control", queue=CONTROL_QUEUE, metrics=parts.counting.address)
         await until_told()
         log.info("worker.draining", role="control")
 
@@ -245,9 +266,9 @@ async def run_node(settings: Settings) -> None:
 
     The node needs Temporal and the API, no open port and no database.
     """
-    client = await connect(payload_keys=settings.payload_keys)
     node_id = NodeId(settings.node_id)
-    async with httpx2.AsyncClient(timeout=API_LIMIT) as http:
+    async with counted(settings) as counting, httpx2.AsyncClient(timeout=API_LIMIT) as http:
+        client = await connect(payload_keys=settings.payload_keys, runtime=counting.runtime)
         providers = {Provider.LOCAL.value: local_provider(settings)}
         node = NodeWork(providers, client=http, api_key=settings.node_key.get_secret_value())
         async with contextlib.AsyncExitStack() as stack:
@@ -258,7 +279,8 @@ async def run_node(settings: Settings) -> None:
             await asyncio.wait([told, reporting], return_when=asyncio.FIRST_COMPLETED)
             if reporting.done():
                 reporting.result()
-                log.info("worker.ready", role="node", node=node_id, slots=settings.node_slots)
+                address = counting.address
+                log.info("worker.ready", role="node", node=node_id, slots=settings.node_slots, metrics=address)
             await told
             reporting.cancel()
             log.info("worker.draining", role="node", node=node_id)

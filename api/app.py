@@ -1,12 +1,14 @@
 """The application: composed here from what a process holds, and nowhere else."""
 
+from functools import partial
+
 from fastapi import FastAPI
 
 from api import openapi, problems, reference
 from api.auth import KeyRing
 from api.deliveries import Deliveries
 from api.deps import Context, Courier, Decode
-from api.edge import Edge
+from api.edge import Answered, Edge
 from api.feeds import Feeds, ProjectFeeds, TaskLogs
 from api.health import Health
 from api.rates import Rates
@@ -33,6 +35,7 @@ from api.routes import (
 from domain.tokens import TokenKeys
 from settings import Settings
 from store.engine import Database
+from telemetry.metrics import HealthGauges, Metrics
 from workflows.gateway import Gateway
 
 DESCRIPTION = (
@@ -52,14 +55,23 @@ ROUTERS = (
 
 
 def create_app(
-    *, settings: Settings, database: Database, gateway: Gateway, courier: Courier, decode: Decode | None = None
+    *,
+    settings: Settings,
+    database: Database,
+    gateway: Gateway,
+    courier: Courier,
+    decode: Decode | None = None,
+    metrics: Metrics | None = None,
 ) -> FastAPI:
     """Return the API; raises ValueError if the settings hold no callback key.
 
-    `decode` reads encrypted histories, where they are. The caller owns database, gateway and courier, and closes them
-    after the server has stopped.
+    `decode` reads encrypted histories, where they are; `metrics` are those of the process, if it has any. The caller
+    owns database, gateway and courier, and closes them after the server has stopped.
     """
-    app = assemble()
+    metrics = metrics or Metrics()
+    app = assemble(answered=metrics.requested)
+    health = Health(database, gateway, budgets=settings.policy.budgets, thresholds=settings.health)
+    metrics.refresh = partial(health.show, HealthGauges(metrics.registry))
     app.state.context = Context(
         settings=settings,
         policy=settings.policy,
@@ -69,7 +81,8 @@ def create_app(
         deliveries=Deliveries(courier),
         feeds=Feeds(database, TaskLogs(database)),
         project_feeds=Feeds(database, ProjectFeeds(database)),
-        health=Health(database, gateway, budgets=settings.policy.budgets, thresholds=settings.health),
+        health=health,
+        metrics=metrics,
         keys=KeyRing(database),
         rates=Rates(settings.request_rate),
         tokens=TokenKeys.parse(settings.callback_keys.get_secret_value()),
@@ -78,7 +91,7 @@ def create_app(
     return app
 
 
-def assemble() -> FastAPI:
+def assemble(*, answered: Answered | None = None) -> FastAPI:
     """Return the routes without a context: enough for the application to describe itself."""
     app = FastAPI(
         title="Taskrunner",
@@ -88,7 +101,7 @@ def assemble() -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.add_middleware(Edge)
+    app.add_middleware(Edge, answered=answered)
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router)

@@ -20,6 +20,7 @@ from domain.tokens import Claims, TokenKeys
 from settings import Settings
 from store.engine import Database
 from store.outbox import Intent, Undelivered
+from telemetry.metrics import Metrics
 from workflows.gateway import Gateway, Sent
 
 # Longer than the engine's own limit for a start, so that nobody sends what its owner is still sending.
@@ -57,11 +58,11 @@ class Context:
     feeds: Feeds
     project_feeds: Feeds
     health: Health
+    metrics: Metrics
     keys: KeyRing
     rates: Rates
     tokens: TokenKeys
     decode: Decode | None = None
-    rejected_tokens: int = 0
 
 
 def now() -> datetime:
@@ -106,7 +107,7 @@ async def claims(request: Request, workspace_id: str) -> Claims:
     ctx = await context(request)
     found = ctx.tokens.verify(bearer(request), workspace=workspace_id, now=now())
     if found is None:
-        ctx.rejected_tokens += 1
+        ctx.metrics.rejected_tokens.inc()
         raise Problem("unauthorized")
     if not ctx.rates.admit(workspace_id):
         raise Problem("too_fast")

@@ -3,6 +3,7 @@
 import re
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -27,6 +28,12 @@ _ALWAYS: Final = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
+# Who hung up before there was an answer.
+_HUNG_UP: Final = 499
+_NOWHERE: Final = "(none)"
+
+# Method, template of the route, status, seconds.
+Answered = Callable[[str, str, int, float], None]
 
 
 def request_id_of(scope: Scope) -> str:
@@ -38,8 +45,9 @@ def request_id_of(scope: Scope) -> str:
 class Edge:
     """Gives each request an id, refuses NUL characters in addresses, and answers a fault with a problem."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, answered: Answered | None = None) -> None:
         self._app = app
+        self._answered = answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -82,14 +90,21 @@ class Edge:
                 raise
             await _fault(500, "internal", "A fault of the server", request_id)(scope, receive, send_marked)
         finally:
-            log.debug(
-                "api.request",
-                request_id=request_id,
-                method=scope["method"],
-                path=scope["path"],
-                status=status,
-                seconds=round(time.perf_counter() - began, 6),
-            )
+            self._note(scope, request_id, status, time.perf_counter() - began)
+
+    def _note(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        if self._answered is not None:
+            # The template, not the path: ids are no labels.
+            route = getattr(scope.get("route"), "path", _NOWHERE)
+            self._answered(scope["method"], route, status or _HUNG_UP, seconds)
+        log.debug(
+            "api.request",
+            request_id=request_id,
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            seconds=round(seconds, 6),
+        )
 
 
 def _head(scope: Scope) -> int:

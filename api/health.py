@@ -8,13 +8,14 @@ from typing import Any, Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from domain.health import LIVE_NODES, HealthReport, SystemNumbers, TaskNumbers, judge
+from domain.health import LIVE_NODES, HealthReport, SystemNumbers, TaskNumbers, judge, silent
 from domain.names import CONTROL_QUEUE, ProjectId, TaskId, node_queue
 from domain.policy import Budgets
 from domain.reconcile import overdue
 from domain.thresholds import Thresholds
 from store import facts, health
 from store.engine import Database
+from telemetry.metrics import HealthGauges
 from workflows.gateway import Gateway
 
 # A page that polls, a scrape and a person within this time see one and the same report.
@@ -44,6 +45,12 @@ class Health:
             task = asyncio.ensure_future(self._made(project))
             self._known[project] = (present + REMEMBERED.total_seconds(), task)
         return await asyncio.shield(self._known[project][1])
+
+    async def show(self, gauges: HealthGauges) -> None:
+        """Let the gauges of this process tell the report on all tasks."""
+        report = await self.report()
+        limit = self._thresholds.silence_warning.total_seconds()
+        gauges.show(report, silent=lambda node: silent(node.polled_seconds_ago, limit))
 
     async def _made(self, project: ProjectId | None) -> HealthReport:
         now = datetime.now(UTC)

@@ -64,6 +64,7 @@ async def _serve(settings: "Settings") -> None:
                 gateway=parts.gateway,
                 courier=parts.dispatcher,
                 decode=partial(decode_json, codec) if codec else None,
+                metrics=parts.counting.metrics,
             ),
             http=BoundedProtocol,
             host=settings.host,

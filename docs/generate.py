@@ -2,12 +2,14 @@
 
 import importlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -25,6 +27,7 @@ from domain.lifecycle import (
 )
 from domain.policy import Policy
 from settings import PREFIX, SECRETS_DIR, Settings
+from telemetry.metrics import HealthGauges, Metrics
 
 HERE: Final = Path(__file__).parent
 MADE: Final = "<!-- Made by `make docs` from the code; a test says when it has drifted. -->"
@@ -187,7 +190,48 @@ def settings() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-PAGES: Final = {"lifecycle.md": lifecycle, "settings.md": settings}
+def metrics() -> str:
+    """Return `metrics.md`."""
+    process, health = Metrics(), CollectorRegistry()
+    HealthGauges(health)
+    about = (
+        "Labels are words of the product (statuses, steps, routes, names of calls), never ids. A histogram has",
+        "`…_bucket`, `…_sum` and `…_count`. How to fetch them, and what else there is: [monitoring.md](monitoring.md).",
+    )
+    lines = [MADE, "", "# Metrics", "", *about, ""]
+    lines += listed(
+        "Of each process",
+        "What does not happen in a process stays empty there: requests are the API's, tasks the control workers'.",
+        METRIC_HEADS,
+        list(metric_rows(process.registry)),
+    )
+    lines += listed(
+        "Of the whole",
+        "The numbers of the health report, over all projects; each API process tells the same.",
+        METRIC_HEADS,
+        list(metric_rows(health)),
+    )
+    return "\n".join(lines).rstrip() + "\n"
+
+
+METRIC_HEADS: Final = ["metric", "type", "labels", "meaning"]
+
+
+def metric_rows(registry: CollectorRegistry) -> Iterator[list[str]]:
+    """Give a row for each metric of a registry."""
+    for family in registry.collect():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = ", ".join(f"`{label}`" for label in labels_of(registry, family.name))
+        yield [f"`{name}`", family.type, labels or "(none)", family.documentation]
+
+
+def labels_of(registry: CollectorRegistry, name: str) -> Sequence[str]:
+    """Return the labels of a metric: a family without a sample does not tell them."""
+    found = registry._names_to_collectors[name]  # noqa: SLF001 - there is no other way to ask
+    return found._labelnames if isinstance(found, MetricWrapperBase) else ()  # noqa: SLF001
+
+
+PAGES: Final = {"lifecycle.md": lifecycle, "settings.md": settings, "metrics.md": metrics}
 
 
 def main() -> None:

@@ -255,12 +255,14 @@ def _judged(rules: tuple[_Rule[Numbers], ...], numbers: Numbers, thresholds: Thr
     return causes
 
 
+def silent(polled_seconds_ago: float | None, limit: float) -> bool:
+    """Return whether a worker has not polled for longer than this, or is not known at all."""
+    return polled_seconds_ago is None or polled_seconds_ago > limit
+
+
 def _liveness(system: SystemNumbers, thresholds: Thresholds) -> list[Cause]:
     """Judge who polls: without a control worker nothing goes on, without any node no command runs."""
     limit = thresholds.silence_warning.total_seconds()
-
-    def silent(ago: float | None) -> bool:
-        return ago is None or ago > limit
 
     def cause(code: str, level: Level, text: str, value: float | None) -> Cause:
         told = f"{text}: no poll at Temporal for more than {_seconds(limit)}."
@@ -268,11 +270,11 @@ def _liveness(system: SystemNumbers, thresholds: Thresholds) -> list[Cause]:
         return Cause(code=code, level=level, text=told, value=value, threshold=limit, setting=setting)
 
     causes = []
-    if silent(system.control_polled_seconds_ago):
+    if silent(system.control_polled_seconds_ago, limit):
         text = "No control worker is there, and no task goes on"
         causes.append(cause("no_control_worker", Level.CRITICAL, text, system.control_polled_seconds_ago))
     live = [node for node in system.nodes if node.status in LIVE_NODES]
-    quiet = [node for node in live if silent(node.polled_seconds_ago)]
+    quiet = [node for node in live if silent(node.polled_seconds_ago, limit)]
     if quiet and len(quiet) == len(live):
         text = f"None of {len(live)} nodes is there, and no command runs"
         causes.append(cause("no_node", Level.CRITICAL, text, len(quiet)))

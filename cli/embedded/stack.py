@@ -49,6 +49,7 @@ class Addresses:
     temporal: str
     temporal_ui: str
     database: str
+    metrics: Mapping[str, str]  # of api, control and node; none where the settings want none
     pid: int
 
 
@@ -115,9 +116,11 @@ class Stack:
         # What tasks may use is the node's alone.
         secrets_of_tasks = {key: value for key, value in self._environ.items() if key.startswith(SECRET_PREFIX)}
         node_only = {"TASKRUNNER_NODE_KEY": node_key} | secrets_of_tasks
-        control = self._ours("control worker", "worker", "--role", "control", env=common | database)
-        node = self._ours("node worker", "worker", "--role", "node", env=common | node_only)
-        web = self._ours("API", "api", env=common | database | {"TASKRUNNER_CALLBACK_KEYS": callback_keys})
+        metrics, ports = self._metrics()
+        control = self._ours("control worker", "worker", "--role", "control", env=common | database | ports["control"])
+        node = self._ours("node worker", "worker", "--role", "node", env=common | node_only | ports["node"])
+        web_only = {"TASKRUNNER_CALLBACK_KEYS": callback_keys}
+        web = self._ours("API", "api", env=common | database | web_only | ports["api"])
         await self._supervisor.start(control, node, web)
         addresses = Addresses(
             api=api,
@@ -125,10 +128,26 @@ class Stack:
             temporal=temporal,
             temporal_ui=temporal_ui,
             database="own" if self._settings.database_url else "embedded",
+            metrics=metrics,
             pid=os.getpid(),
         )
         self._data.write_address(asdict(addresses))
         return addresses
+
+    def _metrics(self) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+        """Return where each process serves its metrics, if any does, and the environment that tells it so.
+
+        The API has the port of the settings, the others those after it.
+        """
+        host, port = self._settings.metrics_host, self._settings.metrics_port
+        addresses, environments = {}, {}
+        for name in ("api", "control", "node"):
+            if port:
+                port = free_port(port, ip=host)
+                addresses[name] = f"http://{host}:{port}/metrics"
+            environments[name] = {"TASKRUNNER_METRICS_PORT": str(port)}
+            port = port and port + 1
+        return addresses, environments
 
     async def _database(self) -> str:
         own = self._settings.database_url

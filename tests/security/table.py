@@ -92,6 +92,7 @@ TABLE: Final[Mapping[str, Rule]] = {
     "GET /openapi.json": Rule(door=Door.OPEN),
     "GET /livez": Rule(door=Door.OPEN),
     "GET /readyz": Rule(door=Door.OPEN),
+    "GET /metrics": Rule(scopes=(Scope.ADMIN,), operators=True, page=False),
     "POST /v1/tasks": Rule(scopes=WRITE, repeat=Repeat(body=TASK)),
     "GET /v1/tasks": Rule(scopes=READ),
     "GET /v1/tasks/{task_id}": Rule(scopes=READ, hides="task_id"),
