@@ -38,6 +38,8 @@ class Witness:
     told: list[Told] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
     recoveries: list[Recovery] = field(default_factory=list)
+    # Whose deletion was asked for, and of those: whose was acknowledged.
+    deleting: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
 
 
@@ -74,6 +76,7 @@ async def collect(
         told=seen.told,
         reads=seen.reads,
         recoveries=seen.recoveries,
+        deleting=seen.deleting,
         deleted=seen.deleted,
         tasks=tasks,
         logs=logs,

@@ -112,4 +112,5 @@ class Snapshot:
     effects: Sequence[Effect] = ()
     places: Sequence[Place] = ()
     recoveries: Sequence[Recovery] = ()
+    deleting: AbstractSet[str] = frozenset()
     deleted: AbstractSet[str] = frozenset()

@@ -107,6 +107,7 @@ def log_with(kind: EventType, step: Step | None = None, **data: Any) -> Mapping[
 
 WRONG: dict[str, tuple[int, dict[str, Any]]] = {
     "nothing was created": (1, {"created": []}),
+    "a deletion that was acknowledged": (1, {"deleted": frozenset({TASK})}),
     "no answer": (1, {"created": [Created(item="i", task=None)]}),
     "acknowledged and gone": (1, {"created": [Created(item="i", task="other")]}),
     "not ended": (1, {"tasks": row(status="in_progress")}),

@@ -25,11 +25,11 @@ def acknowledged(snapshot: Snapshot) -> Iterator[str]:
             yield f"item {create.item} was never answered"
             continue
         row = snapshot.tasks.get(create.task)
-        if create.task in snapshot.deleted:
-            if row is not None:
-                yield f"task {create.task} was deleted and is still there"
-        elif row is None:
-            yield f"task {create.task} was acknowledged and does not exist"
+        if row is None:
+            if create.task not in snapshot.deleting | snapshot.deleted:
+                yield f"task {create.task} was acknowledged and does not exist"
+        elif create.task in snapshot.deleted:
+            yield f"task {create.task} was deleted and is still there"
         elif row["status"] not in TERMINAL:
             yield f"task {create.task} has not ended: it is {row['status']} at {row['step']}"
         if by_item[create.item] > 1:

@@ -60,7 +60,7 @@ def agreement(snapshot: Snapshot) -> Iterator[str]:
             # Whoever was ended by others may have heard of it, and have ended in the same way.
             if found not in OUTCOMES[ended] | (TAKEN_OUT_OF_ITS_HANDS if _forced(event) else set()):
                 yield f"{name} is {ended} in the mirror, and {found} in the engine"
-    deleted = tuple(f"task-{task}-" for task in snapshot.deleted)
+    deleted = tuple(f"task-{task}-" for task in snapshot.deleting)
     for name, execution in snapshot.executions.items():
         if name.startswith("task-") and name not in known and not name.startswith(deleted):
             yield f"{name} is {execution.status} in the engine, and the mirror has no such attempt"
