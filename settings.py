@@ -61,7 +61,7 @@ class Settings(BaseSettings):
         default=SecretStr(""),
         description="`id:hex,…`, 32 bytes each: encrypt what Temporal keeps of tasks; the first one encrypts.",
     )
-    callback_token: Span = Field(default=timedelta(hours=72), description="How long a callback token lives.")
+    callback_token: Span = Field(default=timedelta(hours=144), description="How long a callback token lives.")
     session: Span = Field(default=timedelta(hours=1), description="How long a browser's session lasts.")
     stuck_after: Span = Field(default=timedelta(hours=1), description="When an unchanged task counts as stuck.")
     reconcile_every: Span = Field(

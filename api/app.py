@@ -28,6 +28,7 @@ from api.routes import (
     probes,
     retries,
     sessions,
+    steering,
     stream,
     tasks,
     workspaces,
@@ -45,7 +46,7 @@ DESCRIPTION = (
 # The API's own, as in its paths; the package has another.
 VERSION = "1"
 ROUTERS = (
-    *(module.router for module in (tasks, retries, deletions, events, stream, attempts, explanations)),
+    *(module.router for module in (tasks, steering, retries, deletions, events, stream, attempts, explanations)),
     *(module.router for module in (logs, artifacts, attachments)),
     *(module.router for module in (workspaces, callbacks)),
     *(module.of_workspace for module in (logs, artifacts, attachments)),

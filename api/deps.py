@@ -14,7 +14,7 @@ from api.health import Health
 from api.problems import Problem
 from api.rates import Rates
 from domain.messages import RunnerInput
-from domain.names import Scope
+from domain.names import Scope, TaskId
 from domain.policy import Policy
 from domain.tokens import Claims, TokenKeys
 from settings import Settings
@@ -36,6 +36,9 @@ class Courier(Protocol):
 
     def send(self, intent: Intent, argument: RunnerInput | None = None) -> None:
         """Send an intent in the background."""
+
+    def grown(self, task: TaskId) -> None:
+        """Tell those who watch that a task's log has grown."""
 
     async def deliver(self, callback: Undelivered) -> Sent:
         """Send a callback's signal now."""

@@ -74,3 +74,11 @@ async def once(
         # Only now is it committed: the engine must not hear of what may yet be rolled back.
         done.after()
     return JSONResponse(done.content, done.status)
+
+
+async def amend(
+    ctx: Context, connection: AsyncConnection, *, project: ProjectId, key: str, digest: bytes, done: Done
+) -> None:
+    """Keep this answer instead of the one that was given before the engine was asked."""
+    answer = idempotency.Kept(digest=digest, status=done.status, response=done.content)
+    await idempotency.keep(connection, project, key, answer, kept=ctx.settings.idempotency)

@@ -47,6 +47,8 @@ KINDS: Final[Mapping[str, Kind]] = {
     "not_ended": Kind(409, "The task has not ended"),
     "already_completed": Kind(409, "The task has completed: there is nothing to retry"),
     "attempt_mismatch": Kind(409, "The task is at another attempt than the request says"),
+    "not_paused": Kind(409, "The task is not paused"),
+    "stale_token": Kind(409, "The task is not held by this token any more"),
     "nothing_to_resume": Kind(409, "No workspace was kept in which the next attempt could go on"),
     "already_failed": Kind(409, "This attempt has told its failure before"),
     "conflicting_callback": Kind(409, "The same callback came before with other content"),

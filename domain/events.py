@@ -120,17 +120,21 @@ _FROM_DATA: Final[Mapping[EventType, tuple[str, ...]]] = {
     EventType.TASK_CANCELLED: ("error",),
     EventType.ATTEMPT_FAILED: ("error",),
 }
+_NOT_PAUSED: Final[dict[str, Any]] = {
+    "paused": False,
+    "pause_token": None,
+    "pause_reason": None,
+    "paused_at": None,
+    "paused_until": None,
+}
 
 
 def changes(event: NewEvent | Event) -> dict[str, Any]:
     """Return the columns of the task's row that this event sets, as JSON values."""
     row: dict[str, Any] = {key: event.data.get(key) for key in _FROM_DATA.get(event.type, ())}
     if event.type in _ENTERS_STEP:
-        row |= {"step": event.step, "step_started_at": event.ts}
-    if event.type is EventType.TASK_PAUSED:
-        row["paused"] = True
-    if event.type is EventType.TASK_RESUMED:
-        row["paused"] = False
+        row |= {"step": event.step, "step_started_at": event.ts, "paused_seconds": 0}
+    row |= _held(event)
     if event.type is EventType.TASK_RETRIES_EXHAUSTED:
         row["exhausted"] = True
     status = STATUS_OF_EVENT.get(event.type)
@@ -143,7 +147,11 @@ def changes(event: NewEvent | Event) -> dict[str, Any]:
             "step": None,
             "step_started_at": None,
             "outcome": None,
+            # What is to be held stays so: the next attempt is, at its first boundary.
             "paused": False,
+            "paused_at": None,
+            "paused_until": None,
+            "paused_seconds": 0,
             "exhausted": False,
             "workspace_id": None,
             "node_id": None,
@@ -152,9 +160,23 @@ def changes(event: NewEvent | Event) -> dict[str, Any]:
     if status is TaskStatus.IN_PROGRESS:
         row["started_at"] = event.ts
     if status.terminal:
-        row |= {"outcome": status, "step": None, "step_started_at": None, "paused": False, "finished_at": event.ts}
+        row |= _NOT_PAUSED | {"outcome": status, "step": None, "step_started_at": None, "finished_at": event.ts}
     if status is TaskStatus.COMPLETED:
         row["error"] = None
+    return row
+
+
+def _held(event: NewEvent | Event) -> dict[str, Any]:
+    """Return what an event says of a hold."""
+    row: dict[str, Any] = {}
+    if event.type in (EventType.TASK_PAUSE_REQUESTED, EventType.TASK_PAUSED):
+        row |= {"pause_token": event.data.get("token"), "pause_reason": event.data.get("reason")}
+    if event.type is EventType.TASK_PAUSED:
+        row |= {"paused": True, "paused_at": event.ts, "paused_until": event.data.get("until")}
+        if event.data.get("at") == "before":  # its visit has not begun
+            row |= {"step": event.step, "step_started_at": event.ts, "paused_seconds": 0}
+    if event.type is EventType.TASK_RESUMED:
+        row |= _NOT_PAUSED | {"paused_seconds": event.data.get("paused_seconds", 0)}
     return row
 
 
@@ -167,6 +189,11 @@ class Folded(BaseModel):
     outcome: TaskStatus | None = None
     attempt: int = 1
     paused: bool = False
+    pause_token: str | None = None
+    pause_reason: str | None = None
+    paused_at: datetime | None = None
+    paused_until: datetime | None = None
+    paused_seconds: float = 0
     exhausted: bool = False
     workspace_id: str | None = None
     node_id: str | None = None

@@ -112,7 +112,7 @@ def _then(code: str, text: str, status: TaskStatus | None = None) -> Callable[[F
 
 
 def _within(budget: str) -> Callable[[Facts], datetime]:
-    return lambda facts: facts.since + getattr(facts.budgets, budget)
+    return lambda facts: facts.since + facts.paused_for + getattr(facts.budgets, budget)
 
 
 # Whether a task passes a step by, since it has nothing to do there.
@@ -324,14 +324,6 @@ SITUATIONS: Final[tuple[tuple[_By, _Rule], ...]] = (
         ),
     ),
     (
-        lambda facts, _: facts.paused,
-        _Rule(
-            waits_for=Wait.RESUME,
-            says=lambda facts: f"It is paused ({facts.pause_reason or 'no reason given'}) until somebody resumes it.",
-            next=_then("resumed", "It goes on where it was held."),
-        ),
-    ),
-    (
         lambda facts, _: facts.cancel_requested_at is not None,
         _Rule(
             waits_for=Wait.CANCEL,
@@ -340,6 +332,17 @@ SITUATIONS: Final[tuple[tuple[_By, _Rule], ...]] = (
             until=lambda facts: facts.force_due_at,
             next=_then("cancelled", "The task is cancelled.", TaskStatus.CANCELLED),
             on_failure=_then("cancel_forced", "The attempt is ended from outside.", TaskStatus.CANCELLED),
+        ),
+    ),
+    (
+        lambda facts, _: facts.paused,
+        _Rule(
+            waits_for=Wait.RESUME,
+            says=lambda facts: f"It is paused ({facts.pause_reason or 'no reason given'}) until somebody resumes it.",
+            since=lambda facts: facts.paused_at or facts.since,
+            until=lambda facts: facts.paused_until,
+            next=_then("resumed", "It goes on where it was held."),
+            on_failure=_fails("cap_paused", Category.TIMEOUT, retryable=False),
         ),
     ),
     (

@@ -36,6 +36,10 @@ class Facts:
     force_due_at: datetime | None = None
     paused: bool = False
     pause_reason: str | None = None
+    paused_at: datetime | None = None
+    paused_until: datetime | None = None
+    # How long the current visit of the step was held, in holds that are over.
+    paused_for: timedelta = timedelta(0)
     node_id: NodeId | None = None
     external: bool = False
     attachments: int = 0

@@ -29,8 +29,16 @@ def workspace_id(task_id: TaskId, attempt: int, visit: int) -> WorkspaceId:
 
     The time bits are the task's, the random bits a digest: still a valid UUIDv7.
     """
-    digest = hashlib.sha256(f"{task_id}:{attempt}:{visit}".encode()).digest()
-    raw = bytearray(uuid.UUID(task_id).bytes[:6] + digest[:10])
+    return WorkspaceId(_derived(task_id, f"{task_id}:{attempt}:{visit}"))
+
+
+def hold_token(task_id: TaskId, attempt: int, at: str, step: str, visit: int) -> str:
+    """Return the token of the hold at a breakpoint: a redo names the same one, and the next visit another."""
+    return _derived(task_id, f"{task_id}:{attempt}:{at}:{step}:{visit}")
+
+
+def _derived(task_id: TaskId, of: str) -> str:
+    raw = bytearray(uuid.UUID(task_id).bytes[:6] + hashlib.sha256(of.encode()).digest()[:10])
     raw[6] = 0x70 | raw[6] & 0x0F
     raw[8] = 0x80 | raw[8] & 0x3F
-    return WorkspaceId(str(uuid.UUID(bytes=bytes(raw))))
+    return str(uuid.UUID(bytes=bytes(raw)))

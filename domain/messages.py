@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, JsonValue, field_validator
 
 from domain.errors import Category, TaskError
 from domain.events import NewEvent
-from domain.lifecycle import Step, TaskStatus
+from domain.lifecycle import Step, StepOutcome, TaskStatus
 from domain.names import CallbackKind, NodeId, ProjectId, RunId, TaskId, WorkspaceId
 from domain.policy import Policy
 from domain.spec import Breakpoints, TaskSpec
@@ -48,6 +48,36 @@ class NodeReady(BaseModel):
     node_id: NodeId | None = None
 
 
+class Look(BaseModel):
+    """There is something new in the row: a pause, its end, or breakpoints."""
+
+
+class Side(StrEnum):
+    """Where in a step an attempt is held."""
+
+    BEFORE = "before"
+    AFTER = "after"
+    WAIT = "wait"
+
+
+class Hold(BaseModel):
+    """A hold that is in effect: by which token, where, and since when."""
+
+    token: str
+    at: Side
+    step: Step
+    since: datetime
+    # How the step ended after which it is held, and the step that had begun in the same write as that end.
+    outcome: StepOutcome | None = None
+    entered: Step | None = None
+
+
+class PauseAnswer(BaseModel):
+    """The hold that is in effect; None when a step must end first, or when no hold is wanted."""
+
+    hold: Hold | None = None
+
+
 class Followup(BaseModel):
     """The next message of a conversation."""
 
@@ -81,7 +111,9 @@ class Answer(BaseModel):
     verdict: Verdict
     status: TaskStatus
     cancel: bool = False
+    # The token of the pause that is wanted, or in effect.
     pause: str | None = None
+    pause_reason: str | None = None
     breakpoints: Breakpoints | None = None
     inbox: list[CallbackSignal] = Field(default_factory=list)
     # How the row ended, when the verdict is `ended`.
@@ -352,6 +384,16 @@ class RunnerState(BaseModel):
     # What the idle cap counts from, once it has been looked at.
     active_at: datetime | None = None
 
+    # What the row asks for, as the last answer had it; `looking` while there is something new in it.
+    pause: str | None = None
+    pause_reason: str | None = None
+    breakpoints: Breakpoints | None = None
+    looking: bool = False
+    # The hold in effect, how long all earlier ones took, and the last visit that has passed each side of each step.
+    hold: Hold | None = None
+    paused_for: timedelta = timedelta(0)
+    passed: dict[str, int] = Field(default_factory=dict)
+
     turn: int = 1
     message: str | None = None
     followups: list[str] = Field(default_factory=list)
@@ -384,6 +426,10 @@ class RunnerInput(BaseModel):
     policy: Policy = Policy()
     # Set for an attempt that goes on in a workspace that was kept: it begins at `agent_session`.
     resume: KeptWorkspace | None = None
+    # What the row asked for when the start was made.
+    pause: str | None = None
+    pause_reason: str | None = None
+    breakpoints: Breakpoints | None = None
     # What the run before this one knew, when the attempt has continued as new.
     state: RunnerState | None = None
 

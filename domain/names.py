@@ -48,11 +48,13 @@ class SignalName(StrEnum):
     WORKSPACE_FINISHED = "workspace_finished"
     SLOT_GRANTED = "slot_granted"
     NODE_READY = "node_ready"
+    TASK_STEERED = "task_steered"
 
 
 class UpdateName(StrEnum):
     """Commands from people, answered synchronously."""
 
+    PAUSE = "pause"
     FOLLOWUP = "followup"
     CLOSE = "close"
 

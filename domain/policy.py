@@ -52,6 +52,9 @@ class Budgets(BaseModel):
     awaiting_followup: Span = Field(
         default=24 * HOUR, description="The wait for the next message; silence completes the task."
     )
+    paused: Span = Field(
+        default=72 * HOUR, description="The longest that an attempt may be held in all; past it the attempt fails."
+    )
     cleanup: Span = Field(
         default=10 * MINUTE, description="Until the workspace is destroyed; after that the reaper goes on."
     )
@@ -145,8 +148,15 @@ COVERED_BY_STUCK: tuple[Step, ...] = (
 )
 
 
-# What a callback token must outlive: the waits in which its workspace may call, with one and the same token.
-LIVED_THROUGH: Final = (Step.WORKSPACE_DISPATCH, Step.WORKSPACE_READY, "running_absolute", Step.AWAITING_FOLLOWUP)
+# What a callback token must outlive: the waits in which its workspace may call, with one and the same token, and the
+# holds that make them longer.
+LIVED_THROUGH: Final = (
+    Step.WORKSPACE_DISPATCH,
+    Step.WORKSPACE_READY,
+    "running_absolute",
+    Step.AWAITING_FOLLOWUP,
+    "paused",
+)
 
 
 def outlived(budgets: Budgets, timeouts: Timeouts, *, callback_token: timedelta, prefix: str = "") -> str | None:

@@ -204,12 +204,25 @@ class KeepWorkspace(Body):
         return self.on == "always" or (self.on == "failure" and outcome is not TaskStatus.COMPLETED)
 
 
-class Breakpoints(Body):
-    """Where the task holds until somebody resumes it."""
+def _can_be_held(step: Step) -> Step:
+    if step is Step.CLEANUP:
+        raise ValueError("must not be cleanup, which is never held; `after` awaiting_followup comes before it")
+    return step
 
-    before: list[Step] = []
-    after: list[Step] = []
+
+Holdable = Annotated[list[Annotated[Step, AfterValidator(_can_be_held)]], Field(max_length=len(Step))]
+
+
+class Breakpoints(Body):
+    """Where the task holds until somebody resumes it; `each_step` is after every step that had something to do."""
+
+    before: Holdable = []
+    after: Holdable = []
     each_step: Flag = False
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return self.each_step or bool(self.before or self.after)
 
 
 class TaskSpec(Body):

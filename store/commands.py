@@ -99,19 +99,8 @@ def _ended(row: dict[str, Any]) -> Outcome:
 
 
 async def _void(connection: AsyncConnection, task: TaskId, attempt: int) -> bool:
-    """Take back a start that nobody can have sent: one that was leased or tried may have reached the engine."""
-    statement = (
-        delete(Outbox)
-        .where(
-            Outbox.task_id == task,
-            Outbox.attempt == attempt,
-            Outbox.kind == OutboxKind.START,
-            Outbox.leased_by.is_(None),
-            Outbox.tries == 0,
-            Outbox.last_error.is_(None),
-        )
-        .returning(Outbox.id)
-    )
+    """Take back a start that nobody can have sent."""
+    statement = delete(Outbox).where(*outbox.unsent_start(task, attempt)).returning(Outbox.id)
     return (await connection.execute(statement)).first() is not None
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any, Final
 
@@ -17,7 +18,8 @@ from domain.spec import Retry, Timeouts
 
 COLUMNS: Final = """
 t.id, t.status, t.step, t.attempt, t.version, t.updated_at, t.step_started_at, t.cancel_requested_at,
-t.paused, t.pause_reason, t.node_id, t.spec -> 'timeouts' AS timeouts, t.spec -> 'retry' AS retry,
+t.paused, t.pause_reason, t.paused_at, t.paused_until, t.paused_seconds,
+t.node_id, t.spec -> 'timeouts' AS timeouts, t.spec -> 'retry' AS retry,
 t.spec ->> 'provider' = 'external' AS external, t.spec -> 'followup' = 'true' AS followup,
 CASE jsonb_typeof(t.spec -> 'attachments') WHEN 'array' THEN jsonb_array_length(t.spec -> 'attachments') END
   AS attachments,
@@ -95,6 +97,9 @@ def read(row: Mapping[str, Any], *, budgets: Budgets) -> Facts:
         force_due_at=row["force_due_at"],
         paused=row["paused"],
         pause_reason=row["pause_reason"],
+        paused_at=row["paused_at"],
+        paused_until=row["paused_until"],
+        paused_for=timedelta(seconds=row["paused_seconds"]),
         node_id=NodeId(row["node_id"]) if row["node_id"] else None,
         external=bool(row["external"]),
         followup=bool(row["followup"]),

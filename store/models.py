@@ -10,6 +10,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     DateTime,
+    Double,
     ForeignKey,
     Identity,
     Index,
@@ -106,6 +107,9 @@ class Task(Base):
     exhausted: Mapped[bool] = mapped_column(server_default=text("false"))
     pause_reason: Mapped[str | None]
     pause_token: Mapped[str | None]
+    paused_at: Mapped[datetime | None]
+    paused_until: Mapped[datetime | None]
+    paused_seconds: Mapped[float] = mapped_column(Double(), server_default="0")
     breakpoints: Mapped[Any | None]
     priority: Mapped[int] = mapped_column(server_default="3")
     labels: Mapped[dict[str, str]] = mapped_column(server_default=text("'{}'"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, delete, exists, func, insert, literal, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, literal, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.lifecycle import TERMINAL
@@ -91,6 +91,21 @@ async def lease(connection: AsyncConnection, *, lease_to: str, until: timedelta,
     rows = (await connection.execute(statement)).mappings()
     intents = [Intent(**{**row, "kind": OutboxKind(row["kind"])}) for row in rows]
     return sorted(intents, key=lambda intent: intent.id)
+
+
+def unsent_start(task: TaskId, attempt: int) -> tuple[ColumnElement[bool], ...]:
+    """Return what says of an intent that it is the start of this attempt, and that nobody can have sent it.
+
+    One that was leased or tried may have reached the engine.
+    """
+    return (
+        Outbox.task_id == task,
+        Outbox.attempt == attempt,
+        Outbox.kind == OutboxKind.START,
+        Outbox.leased_by.is_(None),
+        Outbox.tries == 0,
+        Outbox.last_error.is_(None),
+    )
 
 
 async def sent(connection: AsyncConnection, ids: Sequence[int]) -> None:

@@ -141,8 +141,7 @@ async def _forget(connection: AsyncConnection, task: TaskId, attempt: int) -> No
 
     Its signals and cancels stay: they name their attempt, and may yet end a workflow that was left behind.
     """
-    asked = {"cancel_requested_at": None, "pause_reason": None, "pause_token": None}
-    await connection.execute(update(Task).where(Task.id == task).values(asked))
+    await connection.execute(update(Task).where(Task.id == task).values(cancel_requested_at=None))
     await connection.execute(delete(Waiter).where(Waiter.task_id == task, Waiter.attempt <= attempt))
     started = (Outbox.task_id == task, Outbox.attempt <= attempt, Outbox.kind == OutboxKind.START)
     await connection.execute(delete(Outbox).where(*started))

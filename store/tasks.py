@@ -30,6 +30,11 @@ COLUMNS: Final = (
     Task.paused,
     Task.exhausted,
     Task.pause_reason,
+    Task.pause_token,
+    Task.paused_at,
+    Task.paused_until,
+    Task.paused_seconds,
+    Task.breakpoints,
     Task.priority,
     Task.labels,
     Task.spec,
@@ -107,7 +112,7 @@ async def create(
     """Write a task, its first events and (unless `start` is False) its start intent, leased to the writer."""
     plain = json_of(spec)
     plain.pop("start", None)
-    breakpoints = plain.get("breakpoints")
+    breakpoints = spec.breakpoints.model_dump(mode="json") if spec.breakpoints else None
     parameters = {
         "id": task,
         "project": project,
@@ -133,7 +138,9 @@ async def create(
         "attempt": 1,
         "max_attempts": spec.retry.max_attempts,
         "paused": False,
+        "paused_seconds": 0.0,
         "exhausted": False,
+        "breakpoints": breakpoints,
         "priority": spec.priority,
         "labels": spec.labels,
         "spec": plain,
@@ -201,6 +208,9 @@ async def start_argument(connection: AsyncConnection, task: TaskId, attempt: int
             Task.run_id,
             Task.name,
             Task.spec,
+            Task.pause_token.label("pause"),
+            Task.pause_reason,
+            Task.breakpoints,
             case((Workspace.id.is_not(None), resume)).label("resume"),
         )
         .join(Workspace, owned, isouter=True)

@@ -9,7 +9,8 @@ from domain.errors import Category, TaskError
 from domain.events import EVENT_OF_OUTCOME, EventType
 from domain.lifecycle import TaskStatus
 from domain.messages import Answer, Conclusion
-from workflows.attempt import Attempt, StepFailed
+from workflows.attempt import Attempt
+from workflows.mirrored import StepFailed
 from workflows.ports import MirrorActivities
 
 

@@ -3,6 +3,7 @@
 The client is lazy: a process boots and serves reads while Temporal is away.
 """
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,12 @@ from temporalio.api.workflowservice.v1 import (
     DescribeWorkflowExecutionRequest,
     ListWorkflowExecutionsRequest,
 )
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import (
+    Client,
+    WorkflowHandle,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
 from temporalio.common import (
     Priority,
     SearchAttributeKey,
@@ -33,7 +39,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from domain.failpoints import boundary
 from domain.lifecycle import TaskStatus
-from domain.messages import CallbackSignal, CleanupOrder, NodeReady, RunnerInput, SlotGranted
+from domain.messages import CallbackSignal, CleanupOrder, Hold, NodeReady, PauseAnswer, RunnerInput, SlotGranted
 from domain.names import (
     CLEANUP,
     CONTROL_QUEUE,
@@ -41,6 +47,7 @@ from domain.names import (
     SearchAttribute,
     SignalName,
     TaskId,
+    UpdateName,
     cleanup_id,
     workflow_id,
 )
@@ -55,6 +62,10 @@ RUN: Final = SearchAttributeKey.for_keyword(SearchAttribute.TASK_RUN_ID)
 TASK_TIMEOUT: Final = timedelta(seconds=5)
 # A callback's answer waits for the signal at most this long; then the dispatcher carries it.
 SIGNAL_LIMIT: Final = timedelta(seconds=2)
+# A person waits for the answer to a command.
+UPDATE_LIMIT: Final = timedelta(seconds=2)
+# An update's own ways to say that there is no answer.
+UNANSWERED: Final = (WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError)
 START_LIMIT: Final = timedelta(seconds=10)
 LOOK_LIMIT: Final = timedelta(seconds=5)
 
@@ -135,6 +146,18 @@ class Gateway:
         except (RPCError, RuntimeError) as error:
             return _unreachable(error)
         return Sent.DELIVERED
+
+    async def pause(self, task: TaskId, attempt: int) -> Hold | None:
+        """Have an attempt look whether it is to be held; None when it is not, not yet, or nobody says so in time."""
+        try:
+            async with asyncio.timeout(UPDATE_LIMIT.total_seconds()):
+                with boundary("engine.pause"):
+                    answer: PauseAnswer = await self._handle(task, attempt).execute_update(
+                        UpdateName.PAUSE, result_type=PauseAnswer, rpc_timeout=UPDATE_LIMIT
+                    )
+                return answer.hold
+        except (RPCError, RuntimeError, TimeoutError, *UNANSWERED):
+            return None
 
     async def cancel(self, task: TaskId, attempt: int) -> Sent:
         """Ask an attempt to cancel itself, as the Temporal UI's button does."""

@@ -55,9 +55,13 @@ class Journal:
         mark: str = "",
         source: EventSource = EventSource.WORKFLOW,
         attempt: int | None = None,
+        step: Step | None = None,
         **data: Any,
     ) -> None:
-        """Note an event; the next flush writes it. `mark` tells apart events of one type in one visit."""
+        """Note an event; the next flush writes it. `mark` tells apart events of one type in one visit.
+
+        `step` is the one that it is about, where that is not the current one.
+        """
         number = self.argument.attempt if attempt is None else attempt
         event = NewEvent(
             key=self._key(kind, mark=mark, attempt=number),
@@ -65,7 +69,7 @@ class Journal:
             ts=workflow.now(),
             attempt=number,
             source=source,
-            step=self.state.step,
+            step=step or self.state.step,
             data={name: value for name, value in data.items() if value is not None},
         )
         self._pending.append(event)
@@ -132,6 +136,7 @@ class Journal:
     def batch(self) -> Flush:
         """Return the unwritten events as a flush; they stay unwritten until an answer was obeyed."""
         self._batched = len(self._pending)
+        self.state.looking = False  # its answer says what there is; what comes later is another look's
         return Flush(
             task_id=self.argument.task_id,
             attempt=self.argument.attempt,

@@ -14,15 +14,19 @@ with workflow.unsafe.imports_passed_through():
     from domain.messages import (
         CallbackSignal,
         Followup,
+        Look,
         NodeReady,
+        PauseAnswer,
         RunnerInput,
         RunnerResult,
         RunnerState,
+        Side,
         SlotGranted,
     )
     from domain.names import TASK_RUNNER, CallbackKind, SignalName, UpdateName
-    from workflows.attempt import Attempt, CancelIntent, Fenced, StepFailed
+    from workflows.attempt import Attempt
     from workflows.conclusion import cancelled, conclude, will_retry
+    from workflows.mirrored import CancelIntent, Fenced, StepFailed
     from workflows.policies import FOLLOWUP_BYTES
     from workflows.steps.agent_session import agent_session
     from workflows.steps.attachment_transfer import attachment_transfer
@@ -64,7 +68,11 @@ class TaskRunner:
 
     @workflow.init
     def __init__(self, argument: RunnerInput) -> None:
-        self.state = argument.state or RunnerState()
+        self.state = argument.state or RunnerState(
+            pause=argument.pause, pause_reason=argument.pause_reason, breakpoints=argument.breakpoints
+        )
+        # Whether this run begins within a visit that an earlier run has begun.
+        self._goes_on = self.state.visiting
         self.attempt = Attempt(argument, self.state)
 
     @workflow.run
@@ -89,10 +97,7 @@ class TaskRunner:
         try:
             if self.attempt.outgrown:
                 await self.attempt.renew(step)
-            self.attempt.enter(step)
-            outcome = await HANDLERS[step](self.attempt)
-            if self.state.step is step:  # a step may have gone into the next one within its own flush
-                self.attempt.leave(outcome)
+            outcome = await self._visit(step)
         except StepFailed as failure:
             outcome = self._failed(failure)
         except Fenced:
@@ -108,6 +113,22 @@ class TaskRunner:
             else:
                 raise
         return advance(step, outcome)
+
+    async def _visit(self, step: Step) -> StepOutcome:
+        """Visit a step, held before and after it where somebody asks for that."""
+        hold, goes_on = self.state.hold, self._goes_on
+        self._goes_on = False
+        if hold is not None and hold.outcome is not None:
+            outcome = hold.outcome  # an earlier run was held after this step
+        else:
+            if not goes_on or (hold is not None and hold.at is Side.BEFORE):
+                await self.attempt.boundary(Side.BEFORE, step)
+            self.attempt.enter(step)
+            outcome = await HANDLERS[step](self.attempt)
+            if self.state.step is step:  # a step may have gone into the next one within its own flush
+                self.attempt.leave(outcome)
+        await self.attempt.boundary(Side.AFTER, step, outcome)
+        return outcome
 
     def _failed(self, failure: StepFailed) -> StepOutcome:
         # A step that had gone ahead into the next one, provisionally, is back in its own.
@@ -125,6 +146,7 @@ class TaskRunner:
         """Clean up, then write the last flush: every way out leads through here."""
         if self.state.outcome is None and not self.state.superseded:
             self.state.outcome = TaskStatus.COMPLETED
+        self.attempt.attentive = False
         self.attempt.enter(Step.CLEANUP)
         self.attempt.leave(await cleanup(self.attempt))
         await conclude(self.attempt)
@@ -193,7 +215,20 @@ class TaskRunner:
         if report is not None and report.node_id is not None:
             self.state.nodes_ready.add(report.node_id)
 
+    @workflow.signal(name=SignalName.TASK_STEERED)
+    def task_steered(self, _: Look | None = None) -> None:
+        """There is something new in the row."""
+        self.state.looking = True
+
     # --- commands, as updates -----------------------------------------------------------------------------------
+
+    @workflow.update(name=UpdateName.PAUSE)
+    async def pause(self) -> PauseAnswer:
+        """Look whether a pause is wanted, at once if nothing is under way that must end first."""
+        attempt, looks = self.attempt, self.attempt.looks
+        self.state.looking = True
+        await workflow.wait_condition(lambda: not attempt.attentive or attempt.looks > looks)
+        return PauseAnswer(hold=self.state.hold if attempt.attentive else None)
 
     @workflow.update(name=UpdateName.FOLLOWUP)
     def followup(self, command: Followup) -> int:

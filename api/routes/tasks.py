@@ -70,6 +70,7 @@ async def create(
                     spec=spec,
                     name=spec.title,
                     policy=ctx.policy,
+                    breakpoints=spec.breakpoints or None,
                 )
                 ctx.courier.send(created.intent, argument)
 
@@ -210,6 +211,9 @@ def _sender(ctx: Context, commanded: Commanded) -> Callable[[], None] | None:
         name=row["name"],
         run_id=row["run_id"],
         policy=ctx.policy,
+        pause=row["pause_token"],
+        pause_reason=row["pause_reason"],
+        breakpoints=row["breakpoints"],
     )
     return lambda: ctx.courier.send(intent, argument)
 

@@ -26,8 +26,6 @@ class TaskBody(TaskSpec):
         """Refuse what would be ignored: nobody shall find a workspace gone that was to be kept."""
         if self.keep_workspace.on != "never" and self.provider is Provider.EXTERNAL:
             raise ValueError("`keep_workspace`: an external workspace is somebody else's to keep")
-        if self.breakpoints != Breakpoints():
-            raise ValueError("`breakpoints` are not available yet: a task does not hold")
         return self
 
 
@@ -56,6 +54,9 @@ class Links(BaseModel):
     logs: str
     artifacts: str
     cancel: str
+    pause: str
+    resume: str
+    breakpoints: str
     retry: str
 
 
@@ -74,9 +75,14 @@ class TaskOut(BaseModel):
     outcome: TaskStatus | None
     attempt: int
     max_attempts: int
-    paused: bool
+    paused: bool = Field(description="Held by now; a pause that is only requested has a token, and is not held yet.")
     exhausted: bool = Field(description="Failed although another try might have helped: none was left.")
     pause_reason: str | None
+    pause_token: str | None = Field(description="What `resume` takes: of a pause that is requested, or in effect.")
+    paused_at: datetime | None
+    paused_until: datetime | None = Field(description="When the attempt fails if nobody has resumed it.")
+    paused_seconds: float = Field(description="How long the step was held before, in holds that are over.")
+    breakpoints: Breakpoints | None
     priority: int
     labels: dict[str, str]
     spec: dict[str, Any] = Field(description="The body as it was sent, without defaults.")
@@ -124,6 +130,8 @@ def represent(row: Mapping[str, Any], gateway: Gateway) -> dict[str, Any]:
         "workflow_id": workflow_id(task, attempt) if begun else None,
         "temporal_url": gateway.url(task, attempt) if begun else None,
         "step_started_at": rfc3339(row["step_started_at"]),
+        "paused_at": rfc3339(row["paused_at"]),
+        "paused_until": rfc3339(row["paused_until"]),
         "cancel_requested_at": rfc3339(row["cancel_requested_at"]),
         "created_at": rfc3339(row["created_at"]),
         "updated_at": rfc3339(row["updated_at"]),
@@ -137,6 +145,9 @@ def represent(row: Mapping[str, Any], gateway: Gateway) -> dict[str, Any]:
             "logs": f"{path}/logs",
             "artifacts": f"{path}/artifacts",
             "cancel": f"{path}/cancel",
+            "pause": f"{path}/pause",
+            "resume": f"{path}/resume",
+            "breakpoints": f"{path}/breakpoints",
             "retry": f"{path}/retry",
         },
     }

@@ -41,7 +41,8 @@ BEGIN
   END IF;
   UPDATE tasks SET
     status = r.status, step = r.step, step_started_at = r.step_started_at, outcome = r.outcome,
-    attempt = r.attempt, paused = r.paused, exhausted = r.exhausted,
+    attempt = r.attempt, paused = r.paused, pause_token = r.pause_token, pause_reason = r.pause_reason,
+    paused_at = r.paused_at, paused_until = r.paused_until, paused_seconds = r.paused_seconds, exhausted = r.exhausted,
     result = r.result, error = r.error, workspace_id = r.workspace_id, node_id = r.node_id,
     version = r.version, last_seq = r.last_seq, updated_at = r.updated_at,
     started_at = r.started_at, finished_at = r.finished_at

@@ -23,6 +23,14 @@ BEGIN
   ELSE
     verdict := 'applied';
     r.version := p_version;
+    IF p_events @> '[{"type": "task.paused"}]' THEN
+      -- A hold counts only if the row asks for this very one, or, at a breakpoint, for no other: who resumed or paused
+      -- meanwhile has the last word, and the answer says it.
+      p_events := (
+        SELECT coalesce(jsonb_agg(e ORDER BY ord), '[]') FROM jsonb_array_elements(p_events) WITH ORDINALITY AS _ (e, ord)
+        WHERE e ->> 'type' <> 'task.paused' OR e -> 'data' ->> 'token' = r.pause_token
+           OR (r.pause_token IS NULL AND e -> 'data' ? 'breakpoint'));
+    END IF;
     r := append_events(r, p_events);
     -- The workspace and its ledger entry follow what the log now says of them.
     IF p_events @> '[{"type": "step.finished", "step": "workspace_dispatch"}]' THEN
@@ -46,6 +54,7 @@ BEGIN
     'appended', CASE WHEN r.last_seq > before THEN jsonb_build_array(before + 1, r.last_seq) END,
     'cancel', r.cancel_requested_at IS NOT NULL,
     'pause', r.pause_token,
+    'pause_reason', r.pause_reason,
     'breakpoints', r.breakpoints,
     'result', CASE verdict WHEN 'ended' THEN r.result END,
     'error', CASE verdict WHEN 'ended' THEN r.error END,

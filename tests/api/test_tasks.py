@@ -180,7 +180,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("both command and agent", TASK | {"agent": {"preset": "claude", "prompt": "x"}}, "body"),
     ("neither", {"provider": "external"}, "body"),
     ("a kept workspace of somebody else", TASK | {"keep_workspace": {"on": "failure"}}, "body"),
-    ("a breakpoint, not yet", TASK | {"breakpoints": {"each_step": True}}, "body"),
+    ("a breakpoint where nothing is held", TASK | {"breakpoints": {"before": ["cleanup"]}}, "breakpoints.before.0"),
     ("empty argv", TASK | {"command": []}, "command"),
     ("ext url", TASK | {"repo": {"url": "ext::sh -c true"}}, "repo.url"),
     ("option url", TASK | {"repo": {"url": "--upload-pack=x"}}, "repo.url"),
@@ -344,5 +344,5 @@ async def test_a_task_that_outlasts_its_callback_token_is_refused(api: Api) -> N
     (error,) = answer.json()["errors"]
     assert error["field"] == "timeouts"
     assert "running_absolute" in error["reason"]
-    assert "TASKRUNNER_CALLBACK_TOKEN (3 days, 0:00:00)" in error["reason"]
+    assert "TASKRUNNER_CALLBACK_TOKEN (6 days, 0:00:00)" in error["reason"]
     await api.create(timeouts={"running_absolute": "P1D"})

@@ -105,9 +105,23 @@ def test_an_event_without_a_status_changes_little(kind: EventType) -> None:
     history = History()
     event = history.add(kind, step=Step.RUNNING, error={"code": "x"})
     expected: dict[EventType, dict[str, Any]] = {
-        EventType.STEP_STARTED: {"step": "running", "step_started_at": event.ts},
-        EventType.TASK_PAUSED: {"paused": True},
-        EventType.TASK_RESUMED: {"paused": False},
+        EventType.STEP_STARTED: {"step": "running", "step_started_at": event.ts, "paused_seconds": 0},
+        EventType.TASK_PAUSE_REQUESTED: {"pause_token": None, "pause_reason": None},
+        EventType.TASK_PAUSED: {
+            "paused": True,
+            "pause_token": None,
+            "pause_reason": None,
+            "paused_at": event.ts,
+            "paused_until": None,
+        },
+        EventType.TASK_RESUMED: {
+            "paused": False,
+            "pause_token": None,
+            "pause_reason": None,
+            "paused_at": None,
+            "paused_until": None,
+            "paused_seconds": 0,
+        },
         EventType.TASK_RETRIES_EXHAUSTED: {"exhausted": True},
         EventType.ATTEMPT_FAILED: {"error": {"code": "x"}},
     }

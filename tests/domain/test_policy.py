@@ -12,7 +12,7 @@ from domain.policy import Budgets, Policy, StepRetry, Supervision, inconsistenci
 from domain.spec import Timeouts
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
-TOKEN, STUCK = 72 * HOUR, HOUR
+TOKEN, STUCK = 144 * HOUR, HOUR
 
 
 def found(policy: Policy, **numbers: timedelta) -> list[str]:
@@ -40,6 +40,7 @@ def test_the_budgets_are_the_contracts() -> None:
         "running_absolute": 24 * HOUR,
         "running_idle": None,
         "awaiting_followup": 24 * HOUR,
+        "paused": 72 * HOUR,
         "cleanup": 10 * MINUTE,
     }
     assert (retry.tries, retry.first_delay, retry.longest_delay) == (3, timedelta(seconds=5), MINUTE)
@@ -85,7 +86,7 @@ def test_the_budgets_are_the_contracts() -> None:
             (
                 "X_CALLBACK_TOKEN (1:00:00) must be longer than X_BUDGETS__WORKSPACE_DISPATCH"
                 " + X_BUDGETS__WORKSPACE_READY + X_BUDGETS__RUNNING_ABSOLUTE"
-                " + X_BUDGETS__AWAITING_FOLLOWUP (2 days, 0:40:00)"
+                " + X_BUDGETS__AWAITING_FOLLOWUP + X_BUDGETS__PAUSED (5 days, 0:40:00)"
             ),
         ),
         (
@@ -143,8 +144,10 @@ def test_a_tasks_timeouts_are_within_a_callback_tokens_life(timeouts: dict[str, 
     reason = outlived(Budgets(), Timeouts(**timeouts), callback_token=TOKEN, prefix="X_")
     assert (reason is None) is fits
     if reason:
-        assert reason.startswith("workspace_dispatch + workspace_ready + running_absolute + awaiting_followup (")
-        assert reason.endswith(") must be shorter than X_CALLBACK_TOKEN (3 days, 0:00:00)")
+        assert reason.startswith(
+            "workspace_dispatch + workspace_ready + running_absolute + awaiting_followup + paused ("
+        )
+        assert reason.endswith(") must be shorter than X_CALLBACK_TOKEN (6 days, 0:00:00)")
 
 
 def test_a_tasks_own_budgets_win() -> None:
@@ -159,8 +162,8 @@ def test_every_timeout_of_a_body_is_a_budget() -> None:
 
 
 def test_every_budget_belongs_to_a_step() -> None:
-    """Its name is a step's, or that of a cap beside `running`: soft, absolute, idle."""
-    caps = {"running_soft", "running_absolute", "running_idle"}
+    """Its name is a step's, or that of a cap beside `running`: soft, absolute, idle; holds have one in any step."""
+    caps = {"running_soft", "running_absolute", "running_idle", "paused"}
     assert set(Budgets.model_fields) - caps <= {str(step) for step in Step}
 
 

@@ -131,6 +131,23 @@ async def retried(stack: FaultStack, caller: Caller) -> Ends:
     return {task: ("completed",)}
 
 
+async def steered(stack: FaultStack, caller: Caller) -> Ends:  # noqa: ARG001
+    """A task is paused while it waits, resumed, held at a breakpoint, and resumed again."""
+    task = await caller.create(command=["true"], provider="external", retry={"max_attempts": 1})
+    path = f"/v1/tasks/{task}"
+    row = await caller.reaches(task, step="workspace_dispatch")
+    paused = await caller.post(f"{path}/pause", {"reason": "a look"})
+    await caller.reaches(task, paused=True)
+    await caller.send("PUT", f"{path}/breakpoints", json={"after": ["workspace_dispatch"]})
+    await caller.post(f"{path}/resume", {"token": paused["token"]})
+    token = await caller.token(row["workspace_id"])
+    held = await caller.reaches(task, paused=True)
+    await caller.post(f"{path}/resume", {"token": held["pause_token"]})
+    for kind in ("ready", "finished"):
+        await caller.tell(row, kind, token)
+    return {task: ("completed",)}
+
+
 async def slow_workspace(stack: FaultStack, caller: Caller) -> Ends:
     """A workspace that is not ready in time: the node is asked whether it has it, and has it."""
     body = noting(stack.effects, "true") | {"setup": [["sleep", "3"]], "retry": {"max_attempts": 1}}
@@ -289,7 +306,17 @@ async def drifted(stack: FaultStack, caller: Caller) -> Ends:
     return await swept(stack, caller, {})
 
 
-EVERYDAY: Final[tuple[Scene, ...]] = (local, failing, crowd, files, external, cancelled, started_later, retried)
+EVERYDAY: Final[tuple[Scene, ...]] = (
+    local,
+    failing,
+    crowd,
+    files,
+    external,
+    cancelled,
+    started_later,
+    retried,
+    steered,
+)
 # By the failpoint, or by what it begins with: which scene passes it. What is not here is passed by `local`.
 SCENE_OF: Final[Mapping[str, Scene]] = {
     "artifacts.": files,
@@ -314,6 +341,7 @@ SCENE_OF: Final[Mapping[str, Scene]] = {
     "engine.look": terminated,
     "engine.polled": reported,
     "engine.problems": reported,
+    "engine.pause": steered,
     "engine.terminate": ended_from_outside,
     "ledger.": terminated,
     "provider.inspect": slow_workspace,
@@ -329,7 +357,10 @@ SCENE_OF: Final[Mapping[str, Scene]] = {
     "provider.locate": files,
     "provider.transfer_attachment": files,
     "tasks.cancel": cancelled,
+    "tasks.pause": steered,
+    "tasks.resume": steered,
     "tasks.retry": retried,
+    "tasks.set_breakpoints": steered,
     "tasks.start": started_later,
 }
 

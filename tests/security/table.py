@@ -2,11 +2,13 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Final
 
 from domain.lifecycle import TaskStatus
-from domain.names import Scope
+from domain.names import DEFAULT_PROJECT, Scope, TaskId
+from store import holds
 from tests.api.harness import Api
 
 
@@ -75,6 +77,23 @@ async def live(api: Api) -> dict[str, str]:
     return {"workspace_id": (await api.live()).workspace}
 
 
+async def paused(api: Api) -> dict[str, str]:
+    """Make a task that is to be held, by a token that the table knows."""
+    task = TaskId((await api.create())["id"])
+    async with api.database.begin("test") as connection:
+        await holds.pause(
+            connection,
+            DEFAULT_PROJECT,
+            task,
+            reason=None,
+            token="of-the-table",
+            now=datetime.now(UTC),
+            lease_to="test",
+            lease=timedelta(0),
+        )
+    return {"task_id": task}
+
+
 async def node(api: Api) -> dict[str, str]:
     """Make a node."""
     response = await api.client.post("/v1/nodes", json={"id": "of-the-table", "slots": 0})
@@ -99,6 +118,15 @@ TABLE: Final[Mapping[str, Rule]] = {
     "DELETE /v1/tasks/{task_id}": Rule(scopes=WRITE, hides="task_id", spends=failed),
     "POST /v1/tasks/{task_id}/start": Rule(scopes=WRITE, hides="task_id", repeat=Repeat(path=ready)),
     "POST /v1/tasks/{task_id}/cancel": Rule(scopes=WRITE, hides="task_id", repeat=Repeat(path=queued)),
+    "POST /v1/tasks/{task_id}/pause": Rule(scopes=WRITE, hides="task_id", repeat=Repeat(path=queued)),
+    "POST /v1/tasks/{task_id}/resume": Rule(
+        scopes=WRITE,
+        hides="task_id",
+        spends=paused,
+        body={"token": "of-the-table"},
+        repeat=Repeat(path=paused, body=b'{"token": "of-the-table"}'),
+    ),
+    "PUT /v1/tasks/{task_id}/breakpoints": Rule(scopes=WRITE, hides="task_id", body={}),
     "POST /v1/tasks/{task_id}/retry": Rule(scopes=WRITE, hides="task_id", repeat=Repeat(path=failed)),
     "GET /v1/tasks/{task_id}/events": Rule(scopes=READ, hides="task_id"),
     "GET /v1/tasks/{task_id}/stream": Rule(scopes=READ, hides="task_id"),

@@ -50,7 +50,7 @@ class Scene:
         """Send the request of a route with these credentials."""
         method, path = route.split(" ")
         rule = TABLE[route]
-        json = rule.body if method == "POST" else None
+        json = rule.body if method in ("POST", "PUT") else None
         return await self.api.client.request(
             method, path.format(**self.ids | ids), params=dict(rule.params), json=json, headers=headers
         )

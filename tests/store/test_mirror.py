@@ -343,7 +343,7 @@ def test_events_go_out_with_what_they_change() -> None:
     step: NewEvent = event(EventType.STEP_STARTED, step=Step.RUNNING)
     [sent] = json.loads(mirror.events_json([step]))
     assert (sent["step"], sent["type"]) == ("running", "step.started")
-    assert sent["changes"] == {"step": "running", "step_started_at": step.ts.isoformat()}
+    assert sent["changes"] == {"step": "running", "step_started_at": step.ts.isoformat(), "paused_seconds": 0}
 
 
 def test_every_status_has_its_event() -> None:

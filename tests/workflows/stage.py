@@ -178,6 +178,7 @@ class Stage:
                 "max_attempts": spec.retry.max_attempts,
                 "priority": spec.priority,
                 "spec": spec.model_dump(mode="json", by_alias=True),
+                "breakpoints": spec.breakpoints.model_dump(mode="json") if spec.breakpoints else None,
                 "created_at": now,
                 "updated_at": now,
             }
@@ -202,6 +203,7 @@ class Stage:
     async def begin(self, task: "Running", *, policy: Policy | None = None, **body: Any) -> None:
         """Start the first attempt of a task that was created with this body."""
         spec = TaskSpec.model_validate({"command": ["true"], "retry": {"max_attempts": 1}} | body)
+        row = await task.row()
         argument = RunnerInput(
             task_id=task.task,
             attempt=1,
@@ -209,6 +211,9 @@ class Stage:
             name=spec.title,
             spec=spec,
             policy=policy or self.policy,
+            pause=row["pause_token"],
+            pause_reason=row["pause_reason"],
+            breakpoints=row["breakpoints"],
         )
         assert await self.gateway.start(argument) is Sent.DELIVERED
 
@@ -394,8 +399,8 @@ class Running:
                 self.failure = error.cause
         row = await self.row()
         folded = fold(await self.events())
-        for column in ("status", "step", "outcome", "attempt", "workspace_id", "node_id", "result", "last_seq"):
-            assert row[column] == getattr(folded, column), column
+        for column, value in folded.model_dump(exclude={"error"}).items():
+            assert row[column] == value, column
         if row["attempt"] == self.attempt and row["outcome"] is not None:
             assert row["outcome"] == outcome_of(self.failure)
         return row

@@ -8,8 +8,9 @@ from temporalio import workflow
 from domain.lifecycle import StepOutcome
 from domain.messages import Acknowledgement, WorkspaceRef
 from domain.names import WorkspaceId
-from workflows.attempt import Attempt, StepFailed
+from workflows.attempt import Attempt
 from workflows.conclusion import will_retry
+from workflows.mirrored import StepFailed
 from workflows.policies import VISIBLE
 from workflows.ports import NodeActivities
 

@@ -10,7 +10,8 @@ from domain.events import EventSource, EventType
 from domain.lifecycle import StepOutcome, TaskStatus
 from domain.messages import ActivityQuery, AgentExit
 from domain.names import supervise_queue
-from workflows.attempt import Attempt, StepFailed
+from workflows.attempt import Attempt
+from workflows.mirrored import StepFailed
 from workflows.policies import AT_ONCE, SUPERVISE_HEARTBEAT, SUPERVISE_RETRY
 from workflows.ports import MirrorActivities, NodeActivities
 from workflows.steps.agent_session import agent_order
@@ -71,7 +72,7 @@ async def _until_over(attempt: Attempt) -> None:
     began = _began(attempt)
     while not _over(attempt):
         cap, at = _next_cap(attempt, began)
-        if await attempt.wait(lambda: _over(attempt), within=max(at - workflow.now(), AT_ONCE)):
+        if await attempt.wait(lambda: _over(attempt), within=max(at - workflow.now(), AT_ONCE), holds=False):
             continue
         if cap == IDLE and (await _stirs(attempt) or _over(attempt)):
             continue

@@ -7,7 +7,8 @@ from domain.events import EventType
 from domain.ids import workspace_id
 from domain.lifecycle import StepOutcome
 from domain.messages import Reservation
-from workflows.attempt import Attempt, StepFailed
+from workflows.attempt import Attempt
+from workflows.mirrored import StepFailed
 from workflows.ports import PlacementActivities
 
 # Losing the race for a slot this often means that something else is wrong.

@@ -2,7 +2,8 @@
 
 from domain.errors import Category
 from domain.lifecycle import StepOutcome
-from workflows.attempt import Attempt, StepFailed
+from workflows.attempt import Attempt
+from workflows.mirrored import StepFailed
 from workflows.ports import NodeActivities
 
 
