@@ -18,6 +18,7 @@ from cli.screen import complain
 from cli.serve import api, worker
 from cli.start import start
 from cli.up import up
+from cli.watch import watch
 
 app = typer.Typer(
     name="taskrunner",
@@ -26,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (up, demo, start, health, doctor, worker, api, replay, reconcile):
+for command in (up, demo, start, watch, health, doctor, worker, api, replay, reconcile):
     app.command()(command)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(keys.app, name="keys")

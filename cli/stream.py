@@ -33,6 +33,7 @@ class Frame:
 class Stream:
     """The events after a number, each once and in order, however often the connection breaks.
 
+    After None: those that are written from now on; the first frame has no event, and says where that begins.
     `log` is where the same events come in pages, if there is such a place: something between may hold a stream back.
     `away` is told when the API is away, and with None when it is back.
     """
@@ -42,7 +43,7 @@ class Stream:
         remote: Remote,
         path: str,
         *,
-        after: int = 0,
+        after: int | None = 0,
         log: str | None = None,
         away_limit: timedelta | None = AWAY_LIMIT,
         away: Callable[[RemoteError | None], None] = lambda _: None,
@@ -88,7 +89,9 @@ class Stream:
     async def _connection(self, client: httpx2.AsyncClient) -> AsyncGenerator[Frame]:
         """Give the frames of one connection; nothing when there is no more, which it notes. Raises RemoteError."""
         try:
-            async with client.sse(self._path, headers={"Last-Event-ID": str(self.after)}, timeout=TIMEOUT) as source:
+            after = None if self.after is None else {"Last-Event-ID": str(self.after)}
+            first = {"fromSeq": "next"} if self.after is None else None
+            async with client.sse(self._path, params=first, headers=after, timeout=TIMEOUT) as source:
                 if source.response.status_code == httpx2.codes.NO_CONTENT:
                     self._over = True
                     return
@@ -97,8 +100,8 @@ class Stream:
                     raise problem(source.response)
                 self._is_away(None)
                 async for sent in source:
-                    if sent.data:  # a `retry:` alone is none
-                        yield Frame(int(sent.id), json.loads(sent.data))
+                    if sent.data or (self.after is None and sent.id):  # a `retry:` alone is no event
+                        yield Frame(int(sent.id), json.loads(sent.data or "{}"))
         except (httpx2.ReadTimeout, httpx2.SSEError) as error:
             if self._log is None:
                 raise self._remote.unreachable(error) from error
@@ -112,7 +115,7 @@ class Stream:
     async def _page(self, client: httpx2.AsyncClient, log: str) -> AsyncGenerator[Frame]:
         """Give a page of the log. Raises RemoteError."""
         try:
-            answer = await client.get(log, params={"fromSeq": self.after + 1, "limit": PAGE})
+            answer = await client.get(log, params={"fromSeq": (self.after or 0) + 1, "limit": PAGE})
         except httpx2.TransportError as error:
             raise self._remote.unreachable(error) from error
         if not answer.is_success:
