@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -10,7 +11,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
 from cli.embedded.postgres import Postgres
-from cli.embedded.temporal import registration, temporal_cli
+from cli.embedded.temporal import TemporalDevServer, registration, temporal_cli
 
 # How long an example takes says how busy the machine is, and nothing of our code.
 settings.register_profile("taskrunner", deadline=None, max_examples=60)
@@ -71,6 +72,15 @@ async def temporal() -> AsyncIterator[WorkflowEnvironment]:
 def temporal_address(temporal: WorkflowEnvironment) -> str:
     """Give the address of the Temporal server in real time, for processes of their own."""
     return temporal.client.service_client.config.target_host
+
+
+@pytest.fixture
+async def own_temporal(tmp_path: Path) -> AsyncIterator[TemporalDevServer]:
+    """Give a Temporal that a test may kill and start, or leave a schedule on."""
+    server = TemporalDevServer(tmp_path / "t.db", log=tmp_path / "t.log", port=0, ui_port=0)
+    await server.start()
+    yield server
+    await server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ from typing import Any
 import psutil
 import pytest
 from temporalio.client import Client
-from temporalio.testing import WorkflowEnvironment
 
 from cli.embedded.postgres import Postgres
+from cli.embedded.temporal import TemporalDevServer
 from cli.remote import Remote
 from tests.cli.stacks import StackProcess
 
@@ -276,15 +276,16 @@ def test_what_dies_is_started_again_and_a_killed_stack_goes_on(tmp_path: Path) -
 
 
 async def test_own_servers_are_used_instead_of_the_embedded_ones(
-    tmp_path: Path, postgres: Postgres, temporal: WorkflowEnvironment, temporal_address: str
+    tmp_path: Path, postgres: Postgres, own_temporal: TemporalDevServer
 ) -> None:
     """With both addresses in the environment nothing embedded is made, and a task runs on those servers.
 
-    The API's port is taken meanwhile: the next one is used, and said.
+    The API's port is taken meanwhile: the next one is used, and said. The Temporal is this test's own: the stack
+    leaves its schedule there, whose sweeps would be taken up by another suite's worker, or by nobody.
     """
     await postgres.create_database("own")
     url = postgres.url("own")
-    stack = StackProcess(tmp_path / "data", TASKRUNNER_DATABASE_URL=url, TEMPORAL_ADDRESS=temporal_address)
+    stack = StackProcess(tmp_path / "data", TASKRUNNER_DATABASE_URL=url, TEMPORAL_ADDRESS=own_temporal.address)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         wanted = taken.getsockname()[1]
@@ -294,7 +295,8 @@ async def test_own_servers_are_used_instead_of_the_embedded_ones(
         assert stack.said[0].startswith(f"port {wanted} is taken: api is on ")
         task = json.loads(stack.run("start", "--json", "--", "true"))
         assert task["status"] == "completed"
-        described = await temporal.client.get_workflow_handle(task["workflow_id"]).describe()
+        client = await Client.connect(own_temporal.address)
+        described = await client.get_workflow_handle(task["workflow_id"]).describe()
         assert described.status
         assert not (tmp_path / "data" / "postgres").exists()
         assert not (tmp_path / "data" / "temporal.db").exists()

@@ -1,7 +1,7 @@
 """A control worker that dies of `kill -9` right after the n-th commit of one of the mirror's calls.
 
-Arguments: the Temporal server's address, the database's URL, the call, n. A program, not a test: SIGKILL leaves no
-room for a fixture. With n = 0 it lives until it is told to stop.
+Arguments: the Temporal server's address, the database's URL, the queue, the call, n. A program, not a test: SIGKILL
+leaves no room for a fixture. With n = 0 it lives until it is told to stop.
 """
 
 import asyncio
@@ -47,13 +47,14 @@ class _Last(ActivityInboundInterceptor):
         return result
 
 
-async def main(address: str, url: str, call: str, times: str) -> None:
+async def main(address: str, url: str, queue: str, call: str, times: str) -> None:
     """Run until killed."""
     client = await Client.connect(address, data_converter=pydantic_data_converter)
     database = Database(url)
-    dispatcher = Dispatcher(name="mortal", database=database, gateway=Gateway(client), policy=Policy())
+    dispatcher = Dispatcher(name="mortal", database=database, gateway=Gateway(client, queue=queue), policy=Policy())
     interceptors = [FailureInterceptor(), Mortal(call, int(times))]
-    async with control_worker(client, database, dispatcher, interceptors=interceptors, max_cached_workflows=0):
+    options: dict[str, Any] = {"task_queue": queue, "interceptors": interceptors, "max_cached_workflows": 0}
+    async with control_worker(client, database, dispatcher, **options):
         await asyncio.Event().wait()
 
 

@@ -39,7 +39,6 @@ from domain.messages import (
     WorkspaceRef,
 )
 from domain.names import (
-    CONTROL_QUEUE,
     DEFAULT_PROJECT,
     RECONCILE,
     NodeId,
@@ -424,23 +423,20 @@ def outcome_of(failure: BaseException | None) -> str:
 async def stage_on(
     environment: WorkflowEnvironment, url: str, *, policy: Policy | None = None, **options: Any
 ) -> AsyncIterator[Stage]:
-    """Run the control plane on a server and a database; no workflow is cached, so every task replays.
-
-    Its queue is its own: on the shared server, what other modules left behind stays theirs.
-    """
-    async with (
-        bare_stage_on(environment, url, queue=f"stage-{new_id()}", policy=policy) as stage,
-        stage.worker(**options),
-    ):
+    """Run the control plane on a server and a database; no workflow is cached, so every task replays."""
+    async with bare_stage_on(environment, url, policy=policy) as stage, stage.worker(**options):
         yield stage
 
 
 @asynccontextmanager
 async def bare_stage_on(
-    environment: WorkflowEnvironment, url: str, *, queue: str = CONTROL_QUEUE, policy: Policy | None = None
+    environment: WorkflowEnvironment, url: str, *, policy: Policy | None = None
 ) -> AsyncIterator[Stage]:
-    """Set up database, gateway and dispatcher; nobody runs workflows yet."""
-    database = Database(url)
+    """Set up database, gateway and dispatcher; nobody runs workflows yet.
+
+    Its queue is its own: on the shared server, what others left behind stays theirs, work as well as dead pollers.
+    """
+    database, queue = Database(url), f"stage-{new_id()}"
     gateway, policy = Gateway(environment.client, queue=queue), policy or Policy()
     dispatcher = Dispatcher(name="stage", database=database, gateway=gateway, policy=policy)
     loop = asyncio.create_task(dispatcher.run())

@@ -63,7 +63,7 @@ async def test_a_new_step_takes_its_place(bare_stage: Stage, temporal_address: s
     upgrade = f"from store.migrate import upgrade; upgrade({bare_stage.url!r})"
     upgrading = await asyncio.create_subprocess_exec(sys.executable, "-c", upgrade, cwd=tmp_path)
     assert await upgrading.wait() == 0
-    arguments = (temporal_address, bare_stage.url, "nothing", "0")
+    arguments = (temporal_address, bare_stage.url, bare_stage.queue, "nothing", "0")
     worker = await asyncio.create_subprocess_exec(
         sys.executable, "-m", WORKER.removesuffix(".py").replace("/", "."), *arguments, cwd=tmp_path
     )

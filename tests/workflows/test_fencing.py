@@ -196,9 +196,9 @@ async def test_a_flush_that_commits_while_a_cancel_arrives(bare_stage: Stage, ca
 @asynccontextmanager
 async def mortal(stage: Stage, address: str, call: str, times: int) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a control worker, in a process of its own, that dies right after a commit."""
-    url = stage.url
+    arguments = (address, stage.url, stage.queue, call, str(times))
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", MORTAL, address, url, call, str(times), cwd=ROOT, stderr=asyncio.subprocess.DEVNULL
+        sys.executable, "-m", MORTAL, *arguments, cwd=ROOT, stderr=asyncio.subprocess.DEVNULL
     )
     try:
         yield process

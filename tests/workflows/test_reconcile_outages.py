@@ -42,15 +42,6 @@ async def own_postgres(tmp_path: Path) -> AsyncIterator[Postgres]:
     await server.stop()
 
 
-@pytest.fixture
-async def own_temporal(tmp_path: Path) -> AsyncIterator[TemporalDevServer]:
-    """Give a Temporal that a test may kill and start."""
-    server = TemporalDevServer(tmp_path / "t.db", log=tmp_path / "t.log", port=0, ui_port=0)
-    await server.start()
-    yield server
-    await server.stop()
-
-
 @asynccontextmanager
 async def swept(stage: Stage) -> AsyncIterator[None]:
     """Sweep every second."""
