@@ -59,7 +59,7 @@ from worker import control_worker
 from workflows.gateway import Gateway, Sent
 from workflows.ports import NodeActivities
 
-PATIENCE = 20.0
+PATIENCE = 60.0  # how long the busiest machine may take: a limit for what hangs, and no fact of any test
 Script = Callable[[Any], Awaitable[Any]]
 
 
@@ -139,8 +139,14 @@ class Stage:
     queue: str
 
     def worker(self, **options: Any) -> Worker:
-        """A control worker that caches no workflow."""
-        defaults: dict[str, Any] = {"max_cached_workflows": 0, "task_queue": self.queue}
+        """A control worker that caches no workflow, and so takes one task at a time, unless it is told to cache.
+
+        Without a cache a second workflow's task evicts the first one while its local activity is at work: what that
+        wrote is forgotten, and the task is lost until it times out, after 5 s.
+        """
+        defaults: dict[str, Any] = {"task_queue": self.queue}
+        if "max_cached_workflows" not in options:
+            defaults |= {"max_cached_workflows": 0, "max_concurrent_workflow_tasks": 1}
         client, policy = self.environment.client, self.policy
         reconciler = Reconciler(
             self.database,

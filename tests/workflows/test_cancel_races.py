@@ -158,25 +158,26 @@ async def test_force_and_a_normal_end_at_any_moment(staffed: Stage) -> None:
 async def test_cancels_beside_the_start_of_the_next_attempt(staffed: Stage) -> None:
     """Cancelled at attempt 2 whether its start was taken back, was on its way, or had been sent."""
     seeded = random.Random(11)  # noqa: S311 - a seed, not a secret
-    async with staffed.node(slots=1) as node:
-        for _ in range(10):
-            retry = {"max_attempts": 2, "backoff": 0.2}
-            task = await staffed.start(node_labels={"node": node.id}, retry=retry)
-            await task.until("workspace_ready")
-            await task.signal(SignalName.WORKSPACE_FAILED)
-            await task.until(status="queued")
-            await asyncio.sleep(seeded.random() * 0.5)
-            await task.cancel()
-            row = await task.until(status="cancelled")
+
+    async def one(distance: float) -> None:
+        async with scene(staffed, Step.WORKSPACE_READY, retry={"max_attempts": 2, "backoff": 0.2}) as at:
+            await at.task.signal(SignalName.WORKSPACE_FAILED)
+            await at.task.until(status="queued")
+            await asyncio.sleep(distance)
+            await at.task.cancel()
+            row = await at.task.until(status="cancelled")
             assert row["attempt"] == 2
-            await assert_empty(task)
-            assert (await staffed.used(node), node.workspaces) == (0, set())
-            assert (await task.story()).count("task.cancelled") == 1
+            await assert_empty(at.task)
+            await at.assert_clean()
+            assert (await at.task.story()).count("task.cancelled") == 1
+
+    await asyncio.gather(*(one(seeded.random() * 0.5) for _ in range(10)))
 
 
 async def test_a_cancel_beside_a_cancel_from_the_ui_is_one(staffed: Stage) -> None:
     """One end, and both are content."""
-    for _ in range(5):
+
+    async def one() -> None:
         async with scene(staffed, Step.WORKSPACE_READY) as at:
             await asyncio.gather(at.task.cancel(), at.task.handle.cancel(), at.task.cancel(), forced(at.task))
             row = await over(at.task)
@@ -184,3 +185,5 @@ async def test_a_cancel_beside_a_cancel_from_the_ui_is_one(staffed: Stage) -> No
             with pytest.raises(WorkflowFailureError):
                 await at.task.handle.result()
             await at.assert_clean()
+
+    await asyncio.gather(*(one() for _ in range(5)))

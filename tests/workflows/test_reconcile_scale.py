@@ -6,13 +6,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+import pytest
+
 from domain.ids import new_id
 from domain.names import TASK_RUNNER, TaskId, workflow_id
 from domain.reconcile import Action, Seen
 from tests.workflows.stage import Stage
 
-ROWS: Final = 10_000
-KILLED, LATE, LOST, ALIVE = 20, 20, 10, 500
+# Rows, those killed, late and lost, and those alive that a sweep would look at besides.
+ALL: Final = pytest.param(10_000, (20, 20, 10), 500, id="all", marks=pytest.mark.campaign)
+SHARE: Final = pytest.param(60, (4, 4, 2), 50, id="share")
 LIMIT: Final = 5.0
 DESCRIBES: Final = 500
 # Tasks that wait for their workspace's call since five minutes; all but the first `alive` were looked at just now.
@@ -38,15 +41,16 @@ async def each(tasks: Sequence[TaskId], work: Callable[[TaskId], Awaitable[objec
     await asyncio.gather(*(one(task) for task in tasks))
 
 
+@pytest.mark.parametrize(("rows", "wrong", "others"), [SHARE, ALL])
 async def test_fifty_of_ten_thousand_are_mended_in_one_sweep(
-    stage: Stage, record_property: Callable[[str, object], None]
+    stage: Stage, record_property: Callable[[str, object], None], rows: int, wrong: tuple[int, int, int], others: int
 ) -> None:
     """In under 5 s with at most 500 describes: those who were killed lately, and those whose deadline has passed."""
     client = stage.environment.client
-    tasks = [TaskId(new_id()) for _ in range(ROWS)]
-    alive, rest = tasks[:ALIVE], tasks[ALIVE:]
-    killed, late, lost = rest[:KILLED], rest[KILLED : KILLED + LATE], rest[-LOST:]
-    await stage.execute(INSERT, ids=tasks, alive=ALIVE)
+    tasks = [TaskId(new_id()) for _ in range(rows)]
+    alive, rest = tasks[:others], tasks[others:]
+    killed, late, lost = rest[: wrong[0]], rest[wrong[0] : wrong[0] + wrong[1]], rest[-wrong[2] :]
+    await stage.execute(INSERT, ids=tasks, alive=others)
     await stage.execute(MAKE_LATE, ids=late + lost)
 
     async def start(task: TaskId) -> None:
@@ -68,8 +72,8 @@ async def test_fifty_of_ten_thousand_are_mended_in_one_sweep(
     report = await stage.sweep()
     seconds = time.monotonic() - began
     record_property("seconds", seconds)
-    assert report.counts == {Action.ENDED: KILLED + LATE + LOST}
-    assert report.open_rows == ROWS
+    assert report.counts == {Action.ENDED: sum(wrong)}
+    assert report.open_rows == rows
     assert report.described <= DESCRIBES
     assert seconds < LIMIT
     assert (await stage.gateway.look(alive[0], 1)).seen is Seen.RUNNING

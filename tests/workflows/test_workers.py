@@ -55,7 +55,7 @@ async def test_a_cancel_beats_the_fact_that_comes_with_it(bare_stage: Stage) -> 
 async def test_many_tasks_never_take_more_slots_than_there_are(bare_stage: Stage) -> None:
     """All are completed, two at a time at most."""
     most = 0
-    # With a cache: without one, the SDK's core loses workflow tasks that run local activities side by side.
+    # With a cache: without one a worker takes one workflow task at a time, and nothing would be side by side.
     async with bare_stage.worker(max_cached_workflows=100), bare_stage.node(slots=2) as node:
 
         async def count(_: object) -> None:
