@@ -1,7 +1,6 @@
 """The second phase of a cancel: an attempt that has not ended in time is ended from outside."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Final
 
 from domain.errors import CANCEL_FORCED, GUIDANCE, Category, TaskError
@@ -72,7 +71,7 @@ def _cancelled(seen: Observed, policy: Policy) -> NewEvent:
     return NewEvent(
         key=f"force:cancelled:{seen.attempt}",
         type=EventType.TASK_CANCELLED,
-        ts=datetime.now(UTC),
+        ts=seen.read_at,
         attempt=seen.attempt,
         source=EventSource.API,
         data={name: value for name, value in data.items() if value is not None},

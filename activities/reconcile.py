@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 import structlog
@@ -20,7 +20,7 @@ from domain.messages import Verdict
 from domain.names import TaskId
 from domain.policy import Policy, Retention
 from domain.reconcile import Action, Decision, Orphans, Report, Seen, Sight, SweepOrder, decide, end_of, overdue
-from store import facts, outbox, reaper, repairs, sweeps
+from store import clock, facts, outbox, reaper, repairs, sweeps
 from store.engine import Database
 from workflows.gateway import Gateway, Sent
 from workflows.policies import NODE_TRY, SWEEP_HEARTBEAT
@@ -94,7 +94,8 @@ class Reconciler(ReconcileActivities):
     # --- open rows ----------------------------------------------------------------------------------------------
 
     async def _rows(self, report: Report) -> None:
-        now = datetime.now(UTC)
+        async with self._database.read() as connection:
+            now = await clock.now(connection)
         killed = await self._gateway.killed(now - KILLED_WITHIN, limit=BATCH)
         async with self._database.read() as connection:
             rows = await sweeps.open_rows(connection, limit=OPEN_ROWS)
@@ -103,7 +104,7 @@ class Reconciler(ReconcileActivities):
         # Those of the hint first: with more open rows than are read, they may not be among them.
         every = {row["id"]: row for row in (*first, *rows)}
         # Off the loop: thousands of rows would keep the worker's other activities waiting.
-        chosen = await asyncio.to_thread(self._chosen, list(every.values()), {*killed}, now, report)
+        chosen = await asyncio.to_thread(self._chosen, list(every.values()), {*killed}, report)
         await _each(chosen, lambda known: self._row(known, report), report)
         report.described += len(chosen)
         if chosen and not report.dry_run:
@@ -111,14 +112,14 @@ class Reconciler(ReconcileActivities):
                 await sweeps.checked(connection, [known.task_id for known in chosen])
 
     def _chosen(
-        self, rows: Sequence[Mapping[str, Any]], hinted: set[tuple[TaskId, int]], now: datetime, report: Report
+        self, rows: Sequence[Mapping[str, Any]], hinted: set[tuple[TaskId, int]], report: Report
     ) -> Sequence[Facts]:
         """Return whom to look at: what was killed, then what is late, then what was looked at longest ago."""
         ranked = []
         for place, row in enumerate(rows):
             try:
                 known = facts.read(row, budgets=self._policy.budgets)
-                rank = _rank(known, hinted, now)
+                rank = _rank(known, hinted)
             except (ValueError, TypeError, OverflowError):
                 report.note(Action.UNREADABLE, row["id"])
                 continue
@@ -129,7 +130,7 @@ class Reconciler(ReconcileActivities):
 
     async def _row(self, known: Facts, report: Report) -> None:
         sight = await self._gateway.look(known.task_id, known.attempt)
-        decision = decide(known, sight, datetime.now(UTC))
+        decision = decide(known, sight, known.read_at)
         if decision.action is Action.LEFT_ALONE:
             return
         done = await (self._would if report.dry_run else self._do)(known, decision)
@@ -151,7 +152,7 @@ class Reconciler(ReconcileActivities):
             return decision.action if stored else Action.SUPERSEDED
         if decision.ending is None:
             return decision.action
-        end = end_of(known, decision.ending, datetime.now(UTC), lease=self._policy.supervision.lease)
+        end = end_of(known, decision.ending, known.read_at, lease=self._policy.supervision.lease)
         async with self._database.begin("sweeps.end_attempt") as connection:
             repair = await repairs.end_attempt(
                 connection, known.task_id, known.attempt, known.version, end.events, due_in=end.due_in
@@ -246,14 +247,14 @@ def _noted(report: Report, action: Action, found: Sequence[str]) -> None:
         report.note(action, *found)
 
 
-def _rank(known: Facts, hinted: set[tuple[TaskId, int]], now: datetime) -> tuple[int, timedelta] | None:
+def _rank(known: Facts, hinted: set[tuple[TaskId, int]]) -> tuple[int, timedelta] | None:
     """Return the order of a row, the least first; None for one that has moved lately and is not late."""
     if (known.task_id, known.attempt) in hinted:
         return (0, timedelta(0))
-    late = overdue(known, now)
+    late = overdue(known, known.read_at)
     if late > timedelta(0):
         return (1, -late)
-    return (2, timedelta(0)) if now - known.since > QUIET else None
+    return (2, timedelta(0)) if known.read_at - known.since > QUIET else None
 
 
 async def _each(items: Sequence[Any], work: Callable[[Any], Awaitable[None]], report: Report) -> None:

@@ -1,11 +1,11 @@
 """What is over by its age: bounded batches, each a transaction of its own."""
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from domain.policy import Retention
-from store import retention
+from store import clock, retention
 from store.engine import Database
 
 # A sweep takes this much of each kind, and the next one goes on. A whole task may be 100 MB of files.
@@ -15,7 +15,7 @@ WORKSPACES: Final = 500
 
 async def prune(database: Database, ages: Retention) -> dict[str, int]:
     """Delete what is older than it may become, and end the time of kept workspaces; returns how many of each kind."""
-    now, counts = datetime.now(UTC), dict[str, int]()
+    counts: dict[str, int] = {}
 
     async def each(kind: str, age: timedelta | None, work: Callable[[datetime], Awaitable[int]]) -> None:
         if age is not None and (count := await work(now - age)):
@@ -38,6 +38,7 @@ async def prune(database: Database, ages: Retention) -> dict[str, int]:
             return await retention.delete_attachments(connection, before=before, limit=BATCH)
 
     async with database.commit("retention.expire_workspaces") as connection:
+        now = await clock.now(connection)
         if count := await retention.expire_workspaces(connection, limit=WORKSPACES):
             counts["workspaces"] = count
     await each("tasks", ages.tasks, tasks)

@@ -13,7 +13,7 @@ from domain.names import CONTROL_QUEUE, ProjectId, TaskId, node_queue
 from domain.policy import Budgets
 from domain.reconcile import overdue
 from domain.thresholds import Thresholds
-from store import facts, health
+from store import clock, facts, health
 from store.engine import Database
 from telemetry.metrics import HealthGauges
 from workflows.gateway import Gateway
@@ -53,22 +53,20 @@ class Health:
         gauges.show(report, silent=lambda node: silent(node.polled_seconds_ago, limit))
 
     async def _made(self, project: ProjectId | None) -> HealthReport:
-        now = datetime.now(UTC)
-        reachable, counted = await asyncio.gather(self._gateway.reachable(), self._counted(project, now))
-        tasks, system = counted or (None, None)
+        reachable, counted = await asyncio.gather(self._gateway.reachable(), self._counted(project))
+        now, tasks, system = counted or (datetime.now(UTC), None, None)
         if system is not None and reachable:
             await self._ask(system, now)
         return judge(
             at=now, project=project, thresholds=self._thresholds, temporal=reachable, tasks=tasks, system=system
         )
 
-    async def _counted(
-        self, project: ProjectId | None, now: datetime
-    ) -> tuple[TaskNumbers, SystemNumbers | None] | None:
-        """Return what the database knows; None when it does not answer."""
+    async def _counted(self, project: ProjectId | None) -> tuple[datetime, TaskNumbers, SystemNumbers | None] | None:
+        """Return the database's time and what it knows; None when it does not answer."""
         window = self._thresholds.window
         try:
             async with self._database.read() as connection:
+                now = await clock.now(connection)
                 tasks = await health.of_tasks(connection, project, window=window)
                 quiet = await health.quiet_rows(connection, project, quiet=self._thresholds.quiet)
                 system = await health.of_system(connection, window=window) if project is None else None
@@ -80,9 +78,9 @@ class Health:
             here = time.monotonic() - self._began
             system.sweep_age_seconds = here if since is None else min(since, here)
         # Off the loop: reading and explaining thousands of rows would keep every request waiting.
-        stuck = await asyncio.to_thread(_late, quiet, self._budgets, now)
+        stuck = await asyncio.to_thread(_late, quiet, self._budgets)
         tasks.stuck, tasks.stuck_tasks = len(stuck), stuck[:SHOWN]
-        return tasks, system
+        return now, tasks, system
 
     async def _ask(self, system: SystemNumbers, now: datetime) -> None:
         """Ask the engine who polls, and which workflows cannot go on."""
@@ -103,13 +101,13 @@ def _ago(moment: datetime | None, now: datetime) -> float | None:
     return max((now - moment).total_seconds(), 0.0) if moment else None
 
 
-def _late(rows: Sequence[Mapping[str, Any]], budgets: Budgets, now: datetime) -> list[TaskId]:
+def _late(rows: Sequence[Mapping[str, Any]], budgets: Budgets) -> list[TaskId]:
     """Return those of the quiet tasks whose deadline has passed, as `explain` tells it."""
     late = []
     for row in rows:
         try:
             known = facts.read(row, budgets=budgets)
-            stuck = overdue(known, now) > timedelta(0)
+            stuck = overdue(known, known.read_at) > timedelta(0)
         except (ValueError, TypeError, OverflowError):
             stuck = True  # a row that this version cannot read does not move either
         if stuck:

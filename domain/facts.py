@@ -20,12 +20,16 @@ class StartIntent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a row says, and what is stored beside it. `budgets` are the task's own, over those of the settings."""
+    """What a row says, and what is stored beside it. `budgets` are the task's own, over those of the settings.
+
+    `read_at` is the database's time: by it the row is judged, whatever the clock of the process says that judges.
+    """
 
     task_id: TaskId
     status: TaskStatus
     attempt: int
     changed_at: datetime
+    read_at: datetime
     step: Step | None = None
     step_started_at: datetime | None = None
     # How long earlier visits of `running` took, and when the command was last heard: for `running` only.

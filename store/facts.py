@@ -23,7 +23,7 @@ t.node_id, t.spec -> 'timeouts' AS timeouts, t.spec -> 'retry' AS retry,
 t.spec ->> 'provider' = 'external' AS external, t.spec -> 'followup' = 'true' AS followup,
 CASE jsonb_typeof(t.spec -> 'attachments') WHEN 'array' THEN jsonb_array_length(t.spec -> 'attachments') END
   AS attachments,
-s.due_at, s.tries, s.last_error, f.due_at AS force_due_at
+s.due_at, s.tries, s.last_error, f.due_at AS force_due_at, clock_timestamp() AS read_at
 """
 INTENTS: Final = """
 LEFT JOIN LATERAL (
@@ -92,6 +92,7 @@ def read(row: Mapping[str, Any], *, budgets: Budgets) -> Facts:
         attempt=row["attempt"],
         version=row["version"],
         changed_at=row["updated_at"],
+        read_at=row["read_at"],
         step_started_at=row["step_started_at"],
         cancel_requested_at=row["cancel_requested_at"],
         force_due_at=row["force_due_at"],

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import text
@@ -23,7 +23,7 @@ _END: Final = text(
 
 # The attempt as its end is written: how far it came, and since when it was at work.
 _OBSERVE: Final = text("""
-SELECT t.attempt, t.version, t.step, t.node_id, t.workspace_id,
+SELECT t.attempt, t.version, t.step, t.node_id, t.workspace_id, clock_timestamp() AS read_at,
        clock_timestamp() - (
          SELECT min(ts) FROM events e
          WHERE e.task_id = t.id AND e.attempt = t.attempt AND e.type = 'attempt.started'
@@ -34,13 +34,14 @@ FROM tasks t WHERE t.id = :task AND t.status NOT IN ('completed', 'failed', 'can
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """A live attempt, as it was when somebody looked; `lasted` is None until its workflow has written."""
+    """A live attempt at `read_at` by the database's clock; `lasted` is None until its workflow has written."""
 
     attempt: int
     version: int
     step: Step | None
     node_id: NodeId | None
     workspace_id: WorkspaceId | None
+    read_at: datetime
     lasted: timedelta | None
 
 

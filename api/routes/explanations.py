@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
-from api.deps import Ctx, Reader, now
+from api.deps import Ctx, Reader
 from api.problems import Problem
 from api.schemas.explanations import ExplanationOut, represent
 from domain.explain import explain
@@ -19,4 +19,4 @@ async def show(ctx: Ctx, caller: Reader, task_id: str) -> JSONResponse:
         found = await facts.of_task(connection, caller.project, task_id, budgets=ctx.policy.budgets)
     if found is None:
         raise Problem("not_found")
-    return JSONResponse(represent(found, explain(found, now=now())))
+    return JSONResponse(represent(found, explain(found, now=found.read_at)))

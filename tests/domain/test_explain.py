@@ -25,6 +25,7 @@ BASE = Facts(
     status=S.DELEGATED,
     attempt=1,
     changed_at=SINCE,
+    read_at=SINCE,
     step_started_at=SINCE,
     node_id=NodeId("n"),
     attachments=2,

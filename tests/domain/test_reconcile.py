@@ -24,6 +24,7 @@ RUNNING = Facts(
     step=Step.RUNNING,
     step_started_at=NOW - timedelta(minutes=5),
     changed_at=NOW - timedelta(minutes=5),
+    read_at=NOW,
     retry=Retry(max_attempts=2),
 )
 QUEUED = replace(RUNNING, status=TaskStatus.QUEUED, step=None, step_started_at=None, version=0)

@@ -122,8 +122,19 @@ async def until(true: Callable[[], bool], *, within: float = PATIENCE, what: str
 class FaultStack:
     """PostgreSQL and Temporal behind proxies, APIs behind another, control workers, node workers."""
 
-    def __init__(self, folder: Path, *, controls: int = 1, nodes: int = 1, apis: int = 1, slots: int = 4) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        controls: int = 1,
+        nodes: int = 1,
+        apis: int = 1,
+        slots: int = 4,
+        more: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        """Set up, not start; `more` goes into the environments of the processes that it names."""
         self.folder = folder
+        self._more = more or {}
         self.armoury = Armoury(folder / "faults")
         self.postgres = Postgres(folder / "postgres", fsync=False)
         self.temporal = TemporalDevServer(
@@ -292,7 +303,7 @@ class FaultStack:
             name,
             [*self.program, *arguments],
             log=self.folder / "logs" / f"{name}.log",
-            env=env,
+            env={**env, **self._more.get(name, {})},
             ready=ready,
         )
         return Keeper(child, words)

@@ -1,7 +1,7 @@
 """What an explanation predicts is what then happens."""
 
 from collections.abc import Awaitable, Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 import pytest
@@ -33,6 +33,7 @@ def explained_at(step: Step, log: list[Event], row: dict[str, Any]) -> Explanati
         step=step,
         attempt=told.attempt,
         changed_at=began,
+        read_at=began,
         step_started_at=told.step_started_at,
         active_at=began,
         node_id=NodeId(told.node_id) if told.node_id else None,
@@ -148,7 +149,7 @@ async def explanation_of(task: Running) -> Explanation:
     async with task.stage.database.read() as connection:
         found = await facts.of_task(connection, DEFAULT_PROJECT, task.task, budgets=task.stage.policy.budgets)
     assert found is not None
-    return explain(found, now=datetime.now(UTC))
+    return explain(found, now=found.read_at)
 
 
 def steps_after(log: list[Event], seq: int) -> Iterator[Step]:
