@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import TextClause, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.errors import Category
@@ -22,52 +22,64 @@ NODES: Final = 1_000
 LAG_WITHIN: Final = timedelta(minutes=5)
 
 
-def _both(statement: str) -> Mapping[bool, TextClause]:
-    """Return the statement for one project (True) and for all: a plan for both would serve neither."""
-    return {own: text(statement.replace("/*own*/", "AND t.project = :project" if own else "")) for own in (True, False)}
-
-
-_OPEN: Final = _both("""
+# Each statement is made for one project (True) and for all: a plan for both would serve neither.
+_WHOSE: Final = {True: "AND t.project = :project", False: ""}
+_OPEN: Final = {
+    own: text(f"""
 SELECT t.status, count(*) AS tasks FROM tasks t
-WHERE t.status IN ('ready', 'queued', 'delegated', 'in_progress') /*own*/ GROUP BY t.status
-""")
-_ENDED: Final = _both("""
+WHERE t.status IN ('ready', 'queued', 'delegated', 'in_progress') {whose} GROUP BY t.status
+""")  # noqa: S608 - constants
+    for own, whose in _WHOSE.items()
+}
+_ENDED: Final = {
+    own: text(f"""
 SELECT t.status, count(*) AS tasks, sum(t.attempt) AS tries, count(*) FILTER (WHERE t.exhausted) AS exhausted
-FROM tasks t WHERE t.finished_at > clock_timestamp() - CAST(:window AS interval) /*own*/ GROUP BY t.status
-""")
-_RETRIES: Final = _both(f"""
+FROM tasks t WHERE t.finished_at > clock_timestamp() - CAST(:window AS interval) {whose} GROUP BY t.status
+""")  # noqa: S608 - constants
+    for own, whose in _WHOSE.items()
+}
+_RETRIES: Final = {
+    own: text(f"""
 SELECT coalesce(e.data -> 'error' ->> 'category', 'internal') AS cause, count(*) AS attempts
 FROM (
   (SELECT t.id FROM tasks t
-   WHERE t.finished_at > clock_timestamp() - CAST(:window AS interval) AND t.attempt > 1 /*own*/ LIMIT :limit)
+   WHERE t.finished_at > clock_timestamp() - CAST(:window AS interval) AND t.attempt > 1 {whose} LIMIT :limit)
   UNION ALL
-  (SELECT t.id FROM tasks t WHERE t.{OPEN} AND t.attempt > 1 /*own*/ LIMIT :limit)
+  (SELECT t.id FROM tasks t WHERE t.{OPEN} AND t.attempt > 1 {whose} LIMIT :limit)
 ) again
 JOIN events e ON e.task_id = again.id AND e.type = 'attempt.failed'
 WHERE e.ts > clock_timestamp() - CAST(:window AS interval)
 GROUP BY 1
 """)  # noqa: S608 - constants
+    for own, whose in _WHOSE.items()
+}
 # The newest event of a row that its workflow has written lately: what was written with it cannot be older.
-_LAG: Final = _both(f"""
+_LAG: Final = {
+    own: text(f"""
 SELECT percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM latest.updated_at - e.ts)) AS lag
 FROM (
   (SELECT t.id, t.last_seq, t.updated_at FROM tasks t
-   WHERE t.{OPEN} AND t.updated_at > clock_timestamp() - CAST(:within AS interval) /*own*/ LIMIT :limit)
+   WHERE t.{OPEN} AND t.updated_at > clock_timestamp() - CAST(:within AS interval) {whose} LIMIT :limit)
   UNION ALL
   (SELECT t.id, t.last_seq, t.updated_at FROM tasks t
-   WHERE t.finished_at > clock_timestamp() - CAST(:within AS interval) /*own*/
+   WHERE t.finished_at > clock_timestamp() - CAST(:within AS interval) {whose}
    ORDER BY t.finished_at DESC LIMIT :limit)
 ) latest
 JOIN events e ON e.task_id = latest.id AND e.seq = latest.last_seq AND e.source = 'workflow'
-""")  # noqa: S608
-_QUIET: Final = _both(f"""
+""")  # noqa: S608 - constants
+    for own, whose in _WHOSE.items()
+}
+_QUIET: Final = {
+    own: text(f"""
 SELECT {COLUMNS}
 FROM (
   SELECT * FROM tasks t
-  WHERE t.{OPEN} AND NOT t.paused AND t.updated_at < clock_timestamp() - CAST(:quiet AS interval) /*own*/
+  WHERE t.{OPEN} AND NOT t.paused AND t.updated_at < clock_timestamp() - CAST(:quiet AS interval) {whose}
   ORDER BY t.updated_at LIMIT :limit
 ) t {INTENTS}
-""")  # noqa: S608
+""")  # noqa: S608 - constants
+    for own, whose in _WHOSE.items()
+}
 # What was put back has a new time to be due at: then its age counts from when it was made.
 _SYSTEM: Final = text("""
 SELECT
