@@ -173,6 +173,7 @@ FROM made, generate_series(1, 3) AS seq
 """
 
 
+@pytest.mark.campaign
 async def test_the_numbers_of_a_hundred_thousand_tasks_cost_little(
     database: Database, record_property: Callable[[str, object], None]
 ) -> None:
