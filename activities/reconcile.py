@@ -14,7 +14,7 @@ import structlog
 from temporalio import activity
 
 from activities.dispatch import Dispatcher
-from activities.retention import prune
+from activities.retention import due, prune
 from domain.facts import Facts
 from domain.messages import Verdict
 from domain.names import TaskId
@@ -217,12 +217,8 @@ class Reconciler(ReconcileActivities):
         async with self._database.commit("reaper.clean_up") as connection:
             found = await reaper.clean_up(connection, settled=SETTLED, call=call, limit=BATCH, dry_run=dry)
         _noted(report, Action.CLEANED_UP, found)
-        if dry:
-            async with self._database.read() as connection:
-                over = {"workspaces": await reaper.count_expired(connection, limit=BATCH)}
-        else:
-            over = await prune(self._database, self._retention)
-        if any(over.values()):
+        over = await (due if dry else prune)(self._database, self._retention)
+        if over:
             report.note(Action.RETENTION_ENDED, count=sum(over.values()))
         async with self._database.commit("reaper.remove_waiters") as connection:
             found = await reaper.remove_waiters(connection, limit=BATCH, dry_run=dry)

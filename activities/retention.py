@@ -46,3 +46,14 @@ async def prune(database: Database, ages: Retention) -> dict[str, int]:
     await each("artifacts", ages.artifacts, artifacts)
     await each("attachments", ages.attachments, attachments)
     return counts
+
+
+async def due(database: Database, ages: Retention) -> dict[str, int]:
+    """Return what `prune` would begin with, and change nothing; each kind is counted as if it were alone."""
+    async with database.read() as connection:
+        now = await clock.now(connection)
+        counts = {"workspaces": await retention.due(connection, "workspaces", before=now, limit=WORKSPACES)}
+        for kind, age in ages:
+            if age is not None:
+                counts[kind] = await retention.due(connection, kind, before=now - age, limit=BATCH)
+    return {kind: count for kind, count in counts.items() if count}

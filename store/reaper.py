@@ -28,11 +28,6 @@ _CLEAN_UP: Final = text(f"""
 INSERT INTO outbox (kind, task_id, attempt)
 SELECT 'cleanup', task_id, attempt FROM ({_LEFTOVERS}) l RETURNING task_id, attempt
 """)
-_COUNT_EXPIRED: Final = text("""
-SELECT count(*) FROM (
-  SELECT FROM ledger WHERE state = 'retained' AND retained_until <= clock_timestamp() LIMIT :limit
-) e
-""")
 _DEAD_WAITERS: Final = """
 SELECT w.task_id, w.attempt FROM waiters w JOIN tasks t ON t.id = w.task_id
 WHERE t.attempt <> w.attempt OR t.status IN ('completed', 'failed', 'cancelled')
@@ -77,11 +72,6 @@ async def clean_up(
     parameters = {"settled": settled, "call": call, "limit": limit}
     rows = await connection.execute(_FIND_LEFTOVERS if dry_run else _CLEAN_UP, parameters)
     return [f"{row.task_id}-a{row.attempt}" for row in rows]
-
-
-async def count_expired(connection: AsyncConnection, *, limit: int) -> int:
-    """Return how many kept workspaces there are whose time is over."""
-    return int((await connection.execute(_COUNT_EXPIRED, {"limit": limit})).scalar_one())
 
 
 async def remove_waiters(connection: AsyncConnection, *, limit: int, dry_run: bool) -> Sequence[str]:

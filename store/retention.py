@@ -20,28 +20,49 @@ from store import deletions
 
 _ENDED: Final = "t.status IN ('completed', 'failed', 'cancelled') AND t.finished_at < :before"
 # The Cleanup of the attempt takes back what is over; one intent at a time is enough.
-_EXPIRE: Final = text("""
-WITH over AS (
-  SELECT DISTINCT task_id, attempt FROM (
-    SELECT task_id, attempt FROM ledger
-    WHERE state = 'retained' AND retained_until <= clock_timestamp() ORDER BY retained_until LIMIT :limit
-  ) oldest
-)
-INSERT INTO outbox (kind, task_id, attempt)
-SELECT 'cleanup', task_id, attempt FROM over
+_WORKSPACES: Final = """
+SELECT DISTINCT over.task_id, over.attempt FROM (
+  SELECT task_id, attempt FROM ledger
+  WHERE state = 'retained' AND retained_until <= clock_timestamp() ORDER BY retained_until LIMIT :limit
+) over
 WHERE NOT EXISTS (
   SELECT FROM outbox o WHERE o.task_id = over.task_id AND o.attempt = over.attempt AND o.kind = 'cleanup'
 )
-""")
-_OLD_TASKS: Final = text(f"""
-SELECT t.id FROM tasks t WHERE {_ENDED} ORDER BY t.finished_at LIMIT :limit FOR UPDATE OF t SKIP LOCKED
+"""
+_EXPIRE: Final = text(f"""
+INSERT INTO outbox (kind, task_id, attempt) SELECT 'cleanup', task_id, attempt FROM ({_WORKSPACES}) over
 """)  # noqa: S608 - of constants
+_TASKS: Final = f"SELECT t.id FROM tasks t WHERE {_ENDED} ORDER BY t.finished_at LIMIT :limit"  # noqa: S608 - constants
+_WITH_LOGS: Final = f"""
+SELECT t.id FROM tasks t
+WHERE t.id IN (SELECT DISTINCT task_id FROM log_chunks WHERE task_id < :first) AND {_ENDED}
+ORDER BY t.id LIMIT :limit
+"""  # noqa: S608
+_WITH_ARTIFACTS: Final = f"""
+SELECT t.id FROM tasks t
+WHERE t.id IN (SELECT DISTINCT task_id FROM artifacts WHERE task_id < :first) AND {_ENDED}
+ORDER BY t.id LIMIT :limit
+"""  # noqa: S608
+_ATTACHMENTS: Final = """
+SELECT a.id FROM attachments a WHERE a.id < :first AND a.created_at < :before
+  AND NOT EXISTS (SELECT FROM tasks t WHERE t.spec ? 'attachments' AND t.spec -> 'attachments' ? a.id)
+ORDER BY a.id LIMIT :limit
+"""
+_DUE: Final = {
+    kind: text(f"SELECT count(*) FROM ({statement}) due")  # noqa: S608
+    for kind, statement in {
+        "workspaces": _WORKSPACES,
+        "tasks": _TASKS,
+        "logs": _WITH_LOGS,
+        "artifacts": _WITH_ARTIFACTS,
+        "attachments": _ATTACHMENTS,
+    }.items()
+}
+_OLD_TASKS: Final = text(f"{_TASKS} FOR UPDATE OF t SKIP LOCKED")
 # A row that is locked is being retried: it keeps what it has.
 _OLD_LOGS: Final = text(f"""
 WITH old AS (
-  SELECT t.id FROM tasks t
-  WHERE t.id IN (SELECT DISTINCT task_id FROM log_chunks WHERE task_id < :first) AND {_ENDED}
-  ORDER BY t.id LIMIT :limit FOR UPDATE OF t SKIP LOCKED
+  {_WITH_LOGS} FOR UPDATE OF t SKIP LOCKED
 ), gone AS (
   DELETE FROM log_chunks USING old WHERE task_id = old.id
 )
@@ -49,20 +70,14 @@ SELECT count(*) FROM old
 """)  # noqa: S608
 _OLD_ARTIFACTS: Final = text(f"""
 WITH old AS (
-  SELECT t.id FROM tasks t
-  WHERE t.id IN (SELECT DISTINCT task_id FROM artifacts WHERE task_id < :first) AND {_ENDED}
-  ORDER BY t.id LIMIT :limit FOR UPDATE OF t SKIP LOCKED
+  {_WITH_ARTIFACTS} FOR UPDATE OF t SKIP LOCKED
 ), gone AS (
   DELETE FROM blobs USING artifacts a, old WHERE a.task_id = old.id AND blobs.id = a.blob_id
 )
 SELECT count(*) FROM old
 """)  # noqa: S608
 # Who creates a task that names an attachment holds it meanwhile; what was locked first is looked at again below.
-_OLD_ATTACHMENTS: Final = text("""
-SELECT a.id FROM attachments a WHERE a.id < :first AND a.created_at < :before
-  AND NOT EXISTS (SELECT FROM tasks t WHERE t.spec ? 'attachments' AND t.spec -> 'attachments' ? a.id)
-ORDER BY a.id LIMIT :limit FOR UPDATE OF a SKIP LOCKED
-""")
+_OLD_ATTACHMENTS: Final = text(f"{_ATTACHMENTS} FOR UPDATE OF a SKIP LOCKED")
 _REMOVE_ATTACHMENTS: Final = text("""
 DELETE FROM blobs USING attachments a
 WHERE a.id = ANY(:ids) AND blobs.id = a.blob_id
@@ -100,6 +115,11 @@ async def delete_attachments(connection: AsyncConnection, *, before: datetime, l
     if not ids:
         return 0
     return int((await connection.execute(_REMOVE_ATTACHMENTS, {"ids": list(ids)})).rowcount)
+
+
+async def due(connection: AsyncConnection, kind: str, *, before: datetime, limit: int) -> int:
+    """Return of how many, up to `limit`, the call for this kind would delete something now."""
+    return await _count(connection, _DUE[kind], before, limit)
 
 
 def _bounds(before: datetime, limit: int) -> dict[str, object]:

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from activities.retention import prune
+from activities.retention import due, prune
 from domain.policy import Retention
 from store.engine import Database
 from tests.store.rows import create_node
@@ -49,3 +49,24 @@ async def test_the_time_of_kept_workspaces_ends(database: Database) -> None:
     task, _ = await kept(database, node, keep_for=timedelta(0))
     assert await prune(database, Retention()) == {"workspaces": 1}
     assert await cleanups(database, task) == 1
+
+
+async def test_a_dry_run_counts_what_would_go(database: Database) -> None:
+    """The same as the next call of each kind deletes, and what is there stays."""
+    task = await old(database)
+    await attachment(database, days=10)
+    node = await create_node(database, slots=1)
+    await kept(database, node, keep_for=timedelta(0))
+    before = await left_of(database, *task)
+    assert await due(database, Retention(tasks=timedelta(days=50))) == {"workspaces": 1}
+    for ages in (
+        Retention(logs=AGE),
+        Retention(artifacts=AGE, attachments=AGE),
+        Retention(tasks=AGE),
+    ):
+        expected = await due(database, ages)
+        assert await left_of(database, *task) == before
+        assert await prune(database, ages) == expected
+        before = await left_of(database, *task)
+    assert before == {}
+    assert await due(database, Retention(tasks=AGE, logs=AGE, artifacts=AGE, attachments=AGE)) == {}
