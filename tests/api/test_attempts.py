@@ -1,15 +1,20 @@
 """Attempts, derived from the log."""
 
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from temporalio.testing import WorkflowEnvironment
 
 from api.schemas.attempts import AttemptOut, attempts_of
 from domain.events import EventType
 from domain.lifecycle import Step
-from domain.names import TaskId
-from tests.api.harness import Api
+from domain.names import SignalName, TaskId
+from tests.api.harness import Api, serve
+from tests.workflows.scenes import external
+from tests.workflows.stage import stage_on
+from tests.workflows.test_renewal import SHORT, pad, renewed
 from workflows.gateway import Gateway
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -65,6 +70,26 @@ async def test_a_task_that_was_never_started_has_none(api: Api) -> None:
     task = await api.create(start=False)
     page = (await api.client.get(f"/v1/tasks/{task['id']}/attempts")).json()
     assert page == {"items": [], "next_cursor": None}
+
+
+async def test_an_attempt_that_continued_as_new_is_one(temporal: WorkflowEnvironment, database_url: str) -> None:
+    """One item, under the one workflow id, with each visit of a step once and an end: its runs are not to be seen."""
+    async with (
+        stage_on(temporal, database_url) as stage,
+        asynccontextmanager(serve)(database_url, stage.gateway) as api,
+    ):
+        task = await external(stage, Step.WORKSPACE_READY, policy=SHORT)
+        await pad(task)
+        await renewed(task)
+        await task.signal(SignalName.WORKSPACE_FINISHED, exit_code=0)
+        await task.end()
+        assert len(await task.runs()) > 1
+        page = (await api.client.get(f"/v1/tasks/{task.task}/attempts")).json()
+        (found,) = page["items"]
+        assert (found["attempt"], found["outcome"], found["workflow_id"]) == (1, "completed", task.handle.id)
+        begun = [event.step for event in await task.events() if event.type is EventType.STEP_STARTED]
+        assert [visit["step"] for visit in found["steps"] if visit["outcome"] != "skipped"] == begun
+        assert found["seconds"] > 0
 
 
 @pytest.mark.parametrize("kind", [EventType.TASK_COMPLETED, EventType.TASK_CANCELLED])

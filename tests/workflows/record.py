@@ -16,6 +16,7 @@ from domain.messages import AgentExit, Followup, NodeReady, SlotGranted
 from domain.names import SignalName, UpdateName
 from tests.workflows.scenes import CLAIMED, FINISHED, READY, external, scene
 from tests.workflows.stage import Running, Stage
+from tests.workflows.test_retries_by_hand import retry
 
 HISTORIES: Final = Path(__file__).parent / "histories"
 # Who recorded it, and where its code was, is nobody's business.
@@ -176,6 +177,18 @@ async def continued(stage: Stage) -> Running:
         return at.task
 
 
+async def resumed(stage: Stage) -> Running:
+    """The second attempt, in the workspace that the first one left."""
+    async with scene(stage, Step.RUNNING, keep_workspace={"on": "failure", "for": 3600}) as at:
+        await at.task.signal(SignalName.WORKSPACE_FINISHED, exit_code=3)
+        await at.task.end()
+        again = await retry(at.task, resume=True)
+        await again.until("running")
+        await again.signal(SignalName.WORKSPACE_FINISHED, exit_code=0)
+        await again.end()
+        return again
+
+
 PATHS: Final[dict[str, Way]] = {
     path.__name__: path
     for path in (
@@ -194,6 +207,7 @@ PATHS: Final[dict[str, Way]] = {
         cleanup_pending,
         superseded,
         continued,
+        resumed,
     )
 }
 
