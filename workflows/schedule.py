@@ -27,7 +27,10 @@ LIMIT: Final = timedelta(seconds=10)
 
 
 async def keep(client: Client, *, every: timedelta, queue: str) -> None:
-    """Create the schedule, or bring the one that is there up to date; a pause of an operator stays. Raises RPCError."""
+    """Create the schedule, or bring the one that is there up to date; a pause of an operator stays. Raises RPCError.
+
+    But for one of the same moment: the SDK reads, then writes, and sends no token by which the engine could refuse.
+    """
     wanted = Schedule(
         action=ScheduleActionStartWorkflow(
             RECONCILE,

@@ -23,7 +23,7 @@ from domain.reconcile import Action, Report, Seen, SweepOrder
 from store import mirror
 from tests.faults.points import lost
 from tests.workflows.scenes import Scene, external, scene
-from tests.workflows.stage import Running, Stage
+from tests.workflows.stage import PATIENCE, Running, Stage
 from workflows import schedule
 
 EVERY: Final = timedelta(minutes=10)
@@ -372,6 +372,10 @@ async def test_the_schedule_is_kept_by_every_start(stage: Stage) -> None:
     try:
         await asyncio.gather(*(schedule.keep(client, every=EVERY, queue=stage.queue) for _ in range(3)))
         await handle.pause(note="lunch")
+        async with asyncio.timeout(PATIENCE):
+            # The engine takes a pause as a signal: until it is to be seen, an update would write what was before.
+            while not (await handle.describe()).schedule.state.paused:  # noqa: ASYNC110 - a schedule has no event
+                await asyncio.sleep(0.05)
         await schedule.keep(client, every=2 * EVERY, queue=stage.queue)
         found = (await handle.describe()).schedule
         assert [interval.every for interval in found.spec.intervals] == [2 * EVERY]
