@@ -9,7 +9,7 @@ import os
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
@@ -44,11 +44,17 @@ class Settings(BaseSettings):
     )
     temporal_ui_url: str = Field(default="http://127.0.0.1:8233", description="For links to histories.")
 
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="The least that the log has of ours; DEBUG: a line for each request."
+    )
     metrics_host: str = Field(
         default="127.0.0.1", description="Where each process serves its metrics; other than loopback needs a token."
     )
-    metrics_port: int = Field(
-        default=9464, ge=0, le=65535, description="The metrics' port, the next free one if it is taken; 0: none."
+    metrics_port: int | None = Field(
+        default=9464,
+        ge=0,
+        le=65535,
+        description="The metrics' port, the next free one if it is taken; 0: any; empty: nothing is counted.",
     )
     metrics_token: SecretStr = Field(
         default=SecretStr(""), description="Whoever fetches metrics must send it as a bearer token; empty: nobody must."
@@ -99,6 +105,11 @@ class Settings(BaseSettings):
         folder = os.environ.get(SECRETS_DIR)
         files = (SecretsSettingsSource(settings_cls, secrets_dir=folder),) if folder else ()
         return init_settings, env_settings, *files
+
+    @field_validator("metrics_port", mode="before")
+    @classmethod
+    def _none_if_empty(cls, port: Any) -> Any:
+        return None if port == "" else port
 
     @field_validator("payload_keys")
     @classmethod

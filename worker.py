@@ -37,6 +37,7 @@ from domain.spec import Provider
 from settings import Settings
 from store.engine import Database
 from telemetry.endpoint import Counting, counting
+from telemetry.lines import LinesInterceptor
 from telemetry.metering import MeteringInterceptor
 from telemetry.metrics import Metrics
 from workflows import schedule
@@ -103,7 +104,7 @@ def control_worker(
         "task_queue": CONTROL_QUEUE,
         "workflows": [TaskRunner, Cleanup, Reconcile],
         "workflow_runner": SANDBOX,
-        "interceptors": [*metering, FailureInterceptor()],
+        "interceptors": [*metering, LinesInterceptor(), FailureInterceptor()],
         "max_cached_workflows": 1000,
         "max_concurrent_workflow_tasks": 100,
         "max_concurrent_local_activities": 100,
@@ -142,7 +143,7 @@ def node_workers(client: Client, node: NodeActivities, node_id: NodeId, *, slots
             node.destroy_workspace,
             node.list_workspaces,
         ],
-        interceptors=[FailureInterceptor(), PulseInterceptor()],
+        interceptors=[LinesInterceptor(), FailureInterceptor(), PulseInterceptor()],
         max_concurrent_activities=max(2 * slots, 10),
         graceful_shutdown_timeout=GRACE,
     )
@@ -151,7 +152,7 @@ def node_workers(client: Client, node: NodeActivities, node_id: NodeId, *, slots
         client,
         task_queue=supervise_queue(node_id),
         activities=[node.supervise_agent],
-        interceptors=[FailureInterceptor()],
+        interceptors=[LinesInterceptor(), FailureInterceptor()],
         max_concurrent_activities=2 * slots,
         graceful_shutdown_timeout=timedelta(seconds=1),
     )

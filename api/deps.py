@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Protocol
 
 from fastapi import Depends, Request
+from structlog.contextvars import bind_contextvars
 
 from api.auth import Caller, KeyRing
 from api.deliveries import Deliveries
@@ -114,6 +115,7 @@ async def claims(request: Request, workspace_id: str) -> Claims:
         raise Problem("unauthorized")
     if not ctx.rates.admit(workspace_id):
         raise Problem("too_fast")
+    bind_contextvars(task=found.task_id, attempt=found.attempt, workspace=workspace_id)
     return found
 
 

@@ -10,6 +10,7 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars
 
 log = structlog.get_logger()
 
@@ -69,6 +70,7 @@ class Edge:
                 headers += [*_ALWAYS, (b"x-request-id", request_id.encode())]
             await send(message)
 
+        bind_contextvars(request_id=request_id)  # a request's lines are those of its own asyncio task
         try:
             if _head(scope) > LARGEST_HEAD:
                 title = f"Request line and headers are larger than {LARGEST_HEAD} bytes"

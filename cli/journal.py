@@ -7,6 +7,7 @@ from collections.abc import MutableMapping
 from typing import Any, Final
 
 import structlog
+from opentelemetry.trace import format_span_id, format_trace_id, get_current_span
 
 REDACTED: Final = "***"
 _SECRET_NAMES: Final = re.compile(r"authorization|token|secret|password|cookie|api_?key", re.IGNORECASE)
@@ -24,20 +25,41 @@ def redact(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[st
     return line
 
 
+def trace(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Name the trace that the line belongs to, if there is one."""
+    context = get_current_span().get_span_context()
+    if context.is_valid:
+        line["trace_id"], line["span_id"] = format_trace_id(context.trace_id), format_span_id(context.span_id)
+    return line
+
+
 def configure(*, level: str = "INFO") -> None:
-    """Write lines of this level and above: for people on a terminal, as JSON otherwise."""
-    terminal = sys.stderr.isatty()
+    """Write lines of this level and above: for people on a terminal, as JSON otherwise.
+
+    What libraries log is written in the same way, from WARNING on.
+    """
+    number = logging.getLevelNamesMapping()[level.upper()]
+    known: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        trace,
+        # As text: the renderers' own tracebacks show local variables, and those hold bodies and keys.
+        structlog.processors.format_exc_info,
+    ]
+    written: list[structlog.types.Processor] = [
+        redact,
+        structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer(),
+    ]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            # As text: the renderers' own tracebacks show local variables, and those hold bodies and keys.
-            structlog.processors.format_exc_info,
-            redact,
-            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        processors=known + written,
+        wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    handler = logging.StreamHandler(sys.stderr)
+    without = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=known, processors=[without, *written]))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger().setLevel(max(number, logging.WARNING))
+    logging.getLogger("uvicorn").setLevel(number)  # it says where it listens

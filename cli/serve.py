@@ -28,8 +28,8 @@ def worker(
     import worker as workers
     from cli import journal
 
-    journal.configure()
     settings = read_settings()
+    journal.configure(level=settings.log_level)
     if node_id:
         settings = settings.model_copy(update={"node_id": node_id})
     main = {Role.CONTROL: workers.run_control, Role.NODE: workers.run_node}[role]
@@ -41,8 +41,9 @@ def api() -> None:
     from cli import journal
     from worker import run
 
-    journal.configure()
-    run(_serve(read_settings()))
+    settings = read_settings()
+    journal.configure(level=settings.log_level)
+    run(_serve(settings))
 
 
 async def _serve(settings: "Settings") -> None:
@@ -70,6 +71,7 @@ async def _serve(settings: "Settings") -> None:
             host=settings.host,
             port=settings.port,
             access_log=False,
+            log_config=None,  # the journal has its lines
             server_header=False,
             timeout_graceful_shutdown=10,
         )

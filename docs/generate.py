@@ -143,11 +143,14 @@ def kind(field: FieldInfo) -> str:
         (Path, "path"),
         (bool, "bool"),
         (int, "int"),
+        (int | None, "int"),
         (float, "number"),
         (str, "text"),
     ]
-    found = [name for annotation, name in names if field.annotation is annotation]
+    found = [name for annotation, name in names if field.annotation == annotation]
     shown = str(field.annotation)
+    if "Literal" in shown:
+        return "word"
     return found[0] if found else "path" if "Path" in shown else "duration" if "timedelta" in shown else "JSON"
 
 

@@ -50,9 +50,9 @@ class Counting:
 
 
 @asynccontextmanager
-async def counting(*, host: str, port: int, token: str) -> AsyncIterator[Counting]:
-    """Count this process's calls and the SDK's work, and serve that; with port 0 neither is done."""
-    if port == 0:
+async def counting(*, host: str, port: int | None, token: str) -> AsyncIterator[Counting]:
+    """Count this process's calls and the SDK's work, and serve that; without a port neither is done."""
+    if port is None:
         yield Counting(metrics=Metrics(), runtime=Runtime.default())
         return
     runtime, core = counting_runtime()

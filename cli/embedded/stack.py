@@ -139,14 +139,15 @@ class Stack:
 
         The API has the port of the settings, the others those after it.
         """
-        host, port = self._settings.metrics_host, self._settings.metrics_port
-        addresses, environments = {}, {}
+        host, first = self._settings.metrics_host, self._settings.metrics_port
+        addresses, environments, taken = {}, {}, set[int]()
         for name in ("api", "control", "node"):
-            if port:
-                port = free_port(port, ip=host)
+            environments[name] = {"TASKRUNNER_METRICS_PORT": ""}
+            if first is not None:
+                port = free_port(first, ip=host, taken=taken)
+                taken.add(port)
                 addresses[name] = f"http://{host}:{port}/metrics"
-            environments[name] = {"TASKRUNNER_METRICS_PORT": str(port)}
-            port = port and port + 1
+                environments[name] = {"TASKRUNNER_METRICS_PORT": str(port)}
         return addresses, environments
 
     async def _database(self) -> str:

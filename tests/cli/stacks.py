@@ -19,7 +19,12 @@ PATIENCE = 60
 def environment(data_dir: Path, **more: str) -> dict[str, str]:
     """Return an environment that names no server and finds this checkout's modules."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("TASKRUNNER_", "TEMPORAL_"))}
-    ours = {"PYTHONPATH": str(CHECKOUT), "TASKRUNNER_DATA_DIR": str(data_dir), "TASKRUNNER_PORT": "0"}
+    ours = {
+        "PYTHONPATH": str(CHECKOUT),
+        "TASKRUNNER_DATA_DIR": str(data_dir),
+        "TASKRUNNER_PORT": "0",
+        "TASKRUNNER_METRICS_PORT": "0",
+    }
     return clean | ours | {"TASKRUNNER_NODE_ALLOW_FILE_URLS": "true", "COLUMNS": "200"} | more
 
 

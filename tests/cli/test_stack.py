@@ -116,6 +116,15 @@ def test_ctrl_c_cancels_the_task(stack: StackProcess) -> None:
     assert json.loads(stack.run("tasks", "show", task_id, "--json"))["status"] == "cancelled"
 
 
+def test_the_logs_of_ours_are_json_lines(stack: StackProcess) -> None:
+    """Each line of API and workers but those of Temporal's core, with a level, a time and an event."""
+    for name in ("api", "control-worker", "node-worker"):
+        lines = (stack.data_dir / "logs" / f"{name}.log").read_text().splitlines()
+        ours = [json.loads(line) for line in lines if "temporalio_sdk_core" not in line]
+        assert ours
+        assert all({"level", "timestamp", "event"} <= line.keys() for line in ours)
+
+
 def test_the_reading_commands_show_what_the_api_has(stack: StackProcess) -> None:
     """List, show, events, logs and artifacts of one task, as text and as the API's JSON."""
     made = json.loads(

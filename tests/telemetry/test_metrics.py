@@ -27,7 +27,7 @@ from domain.messages import Answer, Flush, Verdict
 from domain.names import CONTROL_QUEUE, RECONCILE, TaskId, workflow_id
 from domain.reconcile import Action, Report, SweepOrder
 from settings import Settings
-from telemetry.endpoint import serving
+from telemetry.endpoint import counting, serving
 from telemetry.metering import MeteringInterceptor
 from telemetry.metrics import HealthGauges, Metrics
 from tests.cli.stacks import StackProcess
@@ -249,3 +249,14 @@ def test_without_a_token_metrics_are_loopbacks(host: str) -> None:
         Settings(metrics_host=host)
     allowed: dict[str, Any] = {"metrics_host": host, "metrics_token": "t"}
     assert Settings(**allowed).metrics_host == host
+
+
+async def test_without_a_port_nothing_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty setting: no port is opened, and no call is timed."""
+    monkeypatch.setenv("TASKRUNNER_METRICS_PORT", "")
+    settings = Settings()
+    async with counting(host=settings.metrics_host, port=settings.metrics_port, token="") as nothing:
+        with failpoints.boundary("noun.verb"):
+            pass
+    assert nothing.address == ""
+    assert value(nothing.metrics, "call_seconds_count", call="noun.verb") is None
