@@ -1,10 +1,11 @@
 """The command line: `taskrunner …`. Commands import what they need when they run, so that each starts quickly."""
 
 import sys
+from typing import Final
 
 import typer
 
-from cli import db, keys, tasks
+from cli import db, examples, keys, tasks
 from cli.data_dir import RunsAlreadyError
 from cli.demo import demo
 from cli.doctor import doctor
@@ -22,16 +23,28 @@ from cli.watch import watch
 
 app = typer.Typer(
     name="taskrunner",
-    help="Durable tasks in fresh workspaces.",
+    help="Durable tasks in fresh workspaces. Begin with `taskrunner up`, then `taskrunner start -- make test`",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrongly used, 130 Ctrl-C; `start` has its task's, `health` its level's.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (up, demo, start, watch, health, doctor, worker, api, replay, reconcile):
-    app.command()(command)
-app.add_typer(tasks.app, name="tasks")
-app.add_typer(keys.app, name="keys")
-app.add_typer(db.app, name="db")
+# By what a person comes for; within each, the first thing first.
+PANELS: Final = {
+    "Begin": (up, demo, doctor),
+    "Tasks": (start, watch),
+    "Look after it": (health, reconcile, replay),
+    "Run it by parts": (api, worker),
+}
+for panel, commands in PANELS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+app.add_typer(tasks.app, name="tasks", rich_help_panel="Tasks")
+app.add_typer(keys.app, name="keys", rich_help_panel="Look after it")
+app.add_typer(db.app, name="db", rich_help_panel="Run it by parts")
+for group, prefix in ((app, ""), (tasks.app, "tasks "), (keys.app, "keys ")):
+    for known in group.registered_commands:
+        name = known.name or (known.callback.__name__ if known.callback else "")
+        known.epilog = examples.epilog(prefix + name)
 
 # What a person can act on is a sentence; everything else is a fault of ours and keeps its traceback.
 EXPECTED = (RemoteError, ChildFailedError, NoIdentityError, RunsAlreadyError)

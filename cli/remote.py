@@ -33,11 +33,11 @@ class RemoteError(RuntimeError):
 class Remote:
     """A client of the API. Every method raises RemoteError."""
 
-    def __init__(self, url: str, key: str | None) -> None:
+    def __init__(self, url: str, key: str | None, *, timeout: httpx2.Timeout = TIMEOUT) -> None:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.url = url.rstrip("/")
         self.stopping = threading.Event()  # set by whoever stops the API: its absence is no longer waited for
-        self._client = httpx2.Client(base_url=self.url, headers=self._headers, timeout=TIMEOUT, trust_env=False)
+        self._client = httpx2.Client(base_url=self.url, headers=self._headers, timeout=timeout, trust_env=False)
 
     def asynchronous(self) -> httpx2.AsyncClient:
         """Return another client of the same API, for asyncio; the caller closes it and knows its problems."""
@@ -97,11 +97,11 @@ class Remote:
         )
 
 
-def connect(data_dir: Path) -> Remote:
+def connect(data_dir: Path, *, timeout: httpx2.Timeout = TIMEOUT) -> Remote:
     """Return the client for TASKRUNNER_URL, else for the stack of the data directory, else for the default address."""
     data = DataDir(data_dir)
     url = os.environ.get("TASKRUNNER_URL") or data.address().get("api") or DEFAULT_URL
-    return Remote(url, os.environ.get("TASKRUNNER_API_KEY") or data.secret("admin"))
+    return Remote(url, os.environ.get("TASKRUNNER_API_KEY") or data.secret("admin"), timeout=timeout)
 
 
 def _given(params: Mapping[str, Any]) -> dict[str, Any]:

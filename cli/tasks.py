@@ -1,15 +1,17 @@
 """`taskrunner tasks …`: look at tasks, cancel, retry and delete them."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
+from cli import completion
 from cli.data_dir import DEFAULT, DataDirOption
 from cli.follow import Follower
 from cli.lines import Events, Json, Lines
 from cli.remote import connect
-from cli.screen import JsonOption, clock, coloured, console, escape, print_json, table, write_bytes
+from cli.screen import JsonOption, clock, coloured, console, duration, escape, moment, print_json, table, write_bytes
 
 app = typer.Typer(help="Look at tasks, cancel, retry and delete them.", no_args_is_help=True)
 
@@ -19,7 +21,7 @@ CANCELS: Final = {
     "forced": "forced; the task is cancelled, and what its attempt held is cleaned up beside it",
 }
 
-TaskId = Annotated[str, typer.Argument(help="The task's id.")]
+TaskId = Annotated[str, typer.Argument(help="The task's id.", metavar="TASK", autocompletion=completion.task_ids)]
 Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the task ends.")]
 Attempt = Annotated[int | None, typer.Option(min=1, help="Of this attempt; the latest if left out.")]
@@ -27,8 +29,10 @@ Attempt = Annotated[int | None, typer.Option(min=1, help="Of this attempt; the l
 
 @app.command("list")
 def list_tasks(
-    status: Annotated[str | None, typer.Option(help="Only with this status.")] = None,
-    step: Annotated[str | None, typer.Option(help="Only in this step.")] = None,
+    status: Annotated[
+        str | None, typer.Option(help="Only with this status.", autocompletion=completion.statuses)
+    ] = None,
+    step: Annotated[str | None, typer.Option(help="Only in this step.", autocompletion=completion.steps)] = None,
     label: Annotated[str | None, typer.Option(help="Only with this label, as key:value.")] = None,
     q: Annotated[str | None, typer.Option(help="Only with these words in the name.")] = None,
     limit: Limit = 20,
@@ -91,21 +95,26 @@ def explain(task_id: TaskId, *, as_json: JsonOption = False, data_dir: DataDirOp
         print_json(told)
         return
     screen = console()
-    where = f"{told['status']}, {told['step'] or 'in no step'}, attempt {told['attempt']}"
-    screen.print(f"{coloured(told['status'])} ({escape(where)}), since {clock(told['since'])}")
+    now = datetime.now(UTC)
+    where = f"in {told['step']} of attempt {told['attempt']}" if told["step"] else f"attempt {told['attempt']}"
+    lasted = duration(max(now - moment(told["since"]), timedelta(0)))
+    screen.print(f"{coloured(told['status'])}, {escape(where)}, for {lasted} (since {clock(told['since'])} UTC)")
     screen.print(escape(told["waits_for"]["text"]))
     if told["next"]:
-        screen.print(f"[dim]when it comes[/]  {escape(told['next']['text'])}")
+        screen.print(f"[dim]When it comes:[/] {escape(told['next']['text'])}")
     if told["on_failure"]:
-        until = f"at {clock(told['until'])}" if told["until"] else "if it does not"
-        screen.print(f"[dim]{until}[/]  {escape(told['on_failure']['text'])}")
+        left = duration(moment(told["until"]) - now) if told["until"] and moment(told["until"]) > now else "due now"
+        until = f"Otherwise, in {left} ({clock(told['until'])} UTC)" if told["until"] else "If it does not"
+        screen.print(f"[dim]{until}:[/] {escape(told['on_failure']['text'])}")
 
 
 @app.command()
 def events(
     task_id: TaskId,
     from_seq: Annotated[int, typer.Option(min=1, help="Start at this number.")] = 1,
-    kind: Annotated[str | None, typer.Option("--type", help="Only of this type.")] = None,
+    kind: Annotated[
+        str | None, typer.Option("--type", help="Only of this type.", autocompletion=completion.event_types)
+    ] = None,
     *,
     follow: Follow = False,
     as_json: JsonOption = False,
@@ -211,7 +220,9 @@ def retry(
 
 @app.command()
 def delete(
-    task_ids: Annotated[list[str], typer.Argument(help="The tasks' ids.", metavar="TASK_ID...")],
+    task_ids: Annotated[
+        list[str], typer.Argument(help="The tasks' ids.", metavar="TASK...", autocompletion=completion.task_ids)
+    ],
     *,
     data_dir: DataDirOption = DEFAULT,
 ) -> None:

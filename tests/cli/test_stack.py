@@ -156,6 +156,32 @@ def test_the_reading_commands_show_what_the_api_has(stack: StackProcess) -> None
     assert stack.run("tasks", "artifacts", task_id, "left.txt") == "kept\n"
 
 
+def test_every_reading_command_prints_json(stack: StackProcess) -> None:
+    """One document; one for each line where there is no end to wait for, here that of a task that has ended."""
+    task = str(json.loads(stack.run("start", "--json", "--", "echo", "read me"))["id"])
+    reads = ["tasks list", "tasks show", "tasks explain", "tasks events", "tasks logs", "tasks artifacts", "keys list"]
+    for command in (*reads, "health", "doctor", "reconcile --dry-run"):
+        words = command.split()
+        of_one = words[0] == "tasks" and words[1] != "list"
+        json.loads(stack.run(*words, "--json", *([task] if of_one else []), code=None))
+    for command in ("events", "logs"):
+        for line in stack.run("tasks", command, task, "--json", "--follow").splitlines():
+            json.loads(line)
+
+
+def test_the_shell_is_offered_ids_with_what_they_are(stack: StackProcess) -> None:
+    """An id that begins as what was typed, its status and its name beside it where the shell shows that."""
+    task = stack.run("start", "--detach", "--name", "complete me", "--", "true").strip()
+    words = f"taskrunner tasks show {task[:-2]}"
+    asked = {"_TASKRUNNER_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": words}
+    code = "import sys; sys.argv[0] = 'taskrunner'; from cli.main import main; main()"
+    argv = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(argv, env=stack.env | asked, capture_output=True, text=True, check=True)
+    assert task in done.stdout
+    assert "complete me" in done.stdout
+    assert done.stderr == ""
+
+
 def test_a_waiting_task_is_cancelled_by_command(stack: StackProcess) -> None:
     """`tasks cancel` ends a task that waits for its workspace."""
     with remote(stack) as api:

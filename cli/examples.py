@@ -1,0 +1,34 @@
+"""Examples below the help of commands: a test reads each of them as the command line would."""
+
+from typing import Final
+
+EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
+    "up": ("taskrunner up --data-dir /var/lib/taskrunner",),
+    "demo": ("taskrunner demo --repo https://github.com/you/repo -- make test",),
+    "start": (
+        "taskrunner start -- make test",
+        "taskrunner start --repo https://github.com/you/repo --ref main --setup 'make deps' -- make test",
+        "taskrunner start --detach --label team=web -- ./nightly.sh",
+    ),
+    "watch": ("taskrunner watch", "taskrunner watch --json | grep failed"),
+    "health": ("taskrunner health || echo 'look at it'",),
+    "reconcile": ("taskrunner reconcile --dry-run",),
+    "tasks list": (
+        "taskrunner tasks list --status failed --label team:web --limit 100",
+        "taskrunner tasks list --json",
+    ),
+    "tasks events": (
+        "taskrunner tasks events TASK --follow",
+        "taskrunner tasks events TASK --type step.failed --json",
+    ),
+    "tasks logs": ("taskrunner tasks logs TASK --follow", "taskrunner tasks logs TASK --attempt 1 > output.txt"),
+    "tasks artifacts": ("taskrunner tasks artifacts TASK changes.patch | git apply",),
+    "tasks retry": ("taskrunner tasks retry TASK --from-attempt 1 --from-step agent_session",),
+    "keys create": ("taskrunner keys create dashboard --scope tasks:read",),
+}
+
+
+def epilog(command: str) -> str | None:
+    """Return a command's examples, each a paragraph; None where its name says it all."""
+    lines = EXAMPLES.get(command)
+    return "\n\n".join(("Examples:", *lines)) if lines else None
