@@ -17,7 +17,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsS
 from domain.durations import Span
 from domain.policy import Budgets, Limits, Policy, Retention, StepRetry, Supervision, inconsistencies
 from domain.rotation import payload_keys
+from domain.signatures import SigningKeys
 from domain.thresholds import Thresholds
+from domain.webhooks import Webhooks
 
 PREFIX: Final = "TASKRUNNER_"
 SECRETS_DIR: Final = "TASKRUNNER_SECRETS_DIR"
@@ -67,6 +69,11 @@ class Settings(BaseSettings):
         default=SecretStr(""),
         description="`id:hex,…`, 32 bytes each: encrypt what Temporal keeps of tasks; the first one encrypts.",
     )
+    webhook_keys: SecretStr = Field(
+        default=SecretStr(""),
+        description="`id:hex,…`, 32 bytes or more: what secrets of webhooks are derived from, new ones from the first; "
+        "empty: no webhooks.",
+    )
     callback_token: Span = Field(default=timedelta(hours=144), description="How long a callback token lives.")
     session: Span = Field(default=timedelta(hours=1), description="How long a browser's session lasts.")
     stuck_after: Span = Field(default=timedelta(hours=1), description="When an unchanged task counts as stuck.")
@@ -89,6 +96,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     supervision: Supervision = Supervision()
     retention: Retention = Retention()
+    webhooks: Webhooks = Webhooks()
     health: Thresholds = Thresholds()
 
     @classmethod
@@ -115,6 +123,12 @@ class Settings(BaseSettings):
     @classmethod
     def _usable(cls, keys: SecretStr) -> SecretStr:
         payload_keys(keys.get_secret_value())
+        return keys
+
+    @field_validator("webhook_keys")
+    @classmethod
+    def _signing(cls, keys: SecretStr) -> SecretStr:
+        SigningKeys.parse(keys.get_secret_value())
         return keys
 
     @model_validator(mode="after")

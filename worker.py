@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
+import httpcore2
 import httpx2
 import structlog
 from pydantic import SecretStr
@@ -29,10 +30,13 @@ from activities.ledger import LedgerKeeper
 from activities.mirror import Mirror
 from activities.node import NodeWork
 from activities.placement import Placement
+from activities.post import GuardedNetwork, Post
+from activities.postman import Postman
 from activities.pulse import PulseInterceptor
 from activities.reconcile import Reconciler
 from codec import UNENCRYPTED, data_converter
 from domain.names import CONTROL_QUEUE, NodeId, node_queue, supervise_queue
+from domain.signatures import SigningKeys
 from domain.spec import Provider
 from settings import Settings
 from store.engine import Database
@@ -213,6 +217,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Parts]:
         metrics = parts.counting.metrics
         async with control_worker(parts.client, parts.database, parts.dispatcher, reconciler, metrics=metrics):
             loops = [
+                asyncio.create_task(deliver_webhooks(settings, parts.database)),
                 asyncio.create_task(parts.dispatcher.run()),
                 asyncio.create_task(keep_schedule(parts.client, settings.reconcile_every)),
             ]
@@ -222,6 +227,22 @@ async def control_plane(settings: Settings) -> AsyncIterator[Parts]:
                 for loop in loops:
                     loop.cancel()
                 await asyncio.gather(*loops, return_exceptions=True)
+
+
+async def deliver_webhooks(settings: Settings, database: Database) -> None:
+    """Send webhooks, where there is a key that signs them, until cancelled; what is under way is finished then."""
+    keys = SigningKeys.parse(settings.webhook_keys.get_secret_value())
+    if keys is None:
+        return
+    authorities = httpcore2.default_ssl_context()
+    if settings.webhooks.ca_file is not None:
+        authorities.load_verify_locations(settings.webhooks.ca_file)
+    post = Post(GuardedNetwork(settings.webhooks.allowed_networks), authorities=authorities)
+    postman = Postman(database, post, keys, settings.webhooks)
+    try:
+        await postman.run()
+    finally:
+        await postman.close()
 
 
 async def keep_schedule(client: Client, every: timedelta, *, queue: str = CONTROL_QUEUE) -> None:

@@ -31,8 +31,10 @@ from api.routes import (
     steering,
     stream,
     tasks,
+    webhooks,
     workspaces,
 )
+from domain.signatures import SigningKeys
 from domain.tokens import TokenKeys
 from settings import Settings
 from store.engine import Database
@@ -50,7 +52,7 @@ ROUTERS = (
     *(module.router for module in (logs, artifacts, attachments)),
     *(module.router for module in (workspaces, callbacks)),
     *(module.of_workspace for module in (logs, artifacts, attachments)),
-    *(module.router for module in (nodes, keys, sessions, codec, health, probes)),
+    *(module.router for module in (nodes, keys, webhooks, sessions, codec, health, probes)),
     stream.of_project,
 )
 
@@ -87,6 +89,7 @@ def create_app(
         keys=KeyRing(database),
         rates=Rates(settings.request_rate),
         tokens=TokenKeys.parse(settings.callback_keys.get_secret_value()),
+        signing=SigningKeys.parse(settings.webhook_keys.get_secret_value()),
         decode=decode,
     )
     return app

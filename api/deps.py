@@ -17,6 +17,7 @@ from api.rates import Rates
 from domain.messages import RunnerInput
 from domain.names import Scope, TaskId
 from domain.policy import Policy
+from domain.signatures import SigningKeys
 from domain.tokens import Claims, TokenKeys
 from settings import Settings
 from store.engine import Database
@@ -66,6 +67,7 @@ class Context:
     keys: KeyRing
     rates: Rates
     tokens: TokenKeys
+    signing: SigningKeys | None
     decode: Decode | None = None
 
 

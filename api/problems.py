@@ -44,6 +44,8 @@ KINDS: Final[Mapping[str, Kind]] = {
     "not_found": Kind(404, "There is no such thing"),
     "method_not_allowed": Kind(405, "This address has no such method"),
     "already_ended": Kind(409, "The task has ended"),
+    "webhook_disabled": Kind(409, "The webhook's receiver has gone: make a new one"),
+    "webhooks_off": Kind(409, "No key is configured that signs webhooks (TASKRUNNER_WEBHOOK_KEYS)"),
     "not_ended": Kind(409, "The task has not ended"),
     "already_completed": Kind(409, "The task has completed: there is nothing to retry"),
     "attempt_mismatch": Kind(409, "The task is at another attempt than the request says"),

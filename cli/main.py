@@ -5,7 +5,7 @@ from typing import Final
 
 import typer
 
-from cli import db, examples, keys, tasks
+from cli import db, examples, keys, tasks, webhooks
 from cli.data_dir import RunsAlreadyError
 from cli.demo import demo
 from cli.doctor import doctor
@@ -40,8 +40,9 @@ for panel, commands in PANELS.items():
         app.command(rich_help_panel=panel)(command)
 app.add_typer(tasks.app, name="tasks", rich_help_panel="Tasks")
 app.add_typer(keys.app, name="keys", rich_help_panel="Look after it")
+app.add_typer(webhooks.app, name="webhooks", rich_help_panel="Look after it")
 app.add_typer(db.app, name="db", rich_help_panel="Run it by parts")
-for group, prefix in ((app, ""), (tasks.app, "tasks "), (keys.app, "keys ")):
+for group, prefix in ((app, ""), (tasks.app, "tasks "), (keys.app, "keys "), (webhooks.app, "webhooks ")):
     for known in group.registered_commands:
         name = known.name or (known.callback.__name__ if known.callback else "")
         known.epilog = examples.epilog(prefix + name)

@@ -21,6 +21,7 @@ from store.models import Base, Transition
 
 HERE = Path(__file__).parent
 FUNCTIONS = (
+    "new_uuid7",
     "append_events",
     "append_to_log",
     "flush_task",

@@ -63,12 +63,23 @@ WITH created AS (
   VALUES (:id, :project, :name, CASE WHEN :start THEN 'queued' ELSE 'ready' END, :max_attempts, :priority,
           CAST(:labels AS jsonb), CAST(:spec AS jsonb), CAST(:breakpoints AS jsonb), CASE WHEN :start THEN 2 ELSE 1 END,
           :now, :now)
+), first AS (
+  SELECT * FROM (
+    VALUES (1, 'task.created', CAST(:facts AS text), 'api:created'), (2, 'task.queued', '{}', '1:task.queued')
+  ) AS e (seq, type, data, key)
+  WHERE seq = 1 OR :start
 ), logged AS (
   INSERT INTO events (task_id, seq, attempt, ts, type, source, data, key)
-  SELECT :id, seq, 1, :now, type, 'api', CAST(data AS jsonb), key
-  FROM (VALUES (1, 'task.created', CAST(:facts AS text), 'api:created'), (2, 'task.queued', '{}', '1:task.queued'))
-    AS e (seq, type, data, key)
-  WHERE seq = 1 OR :start
+  SELECT :id, seq, 1, :now, type, 'api', CAST(data AS jsonb), key FROM first
+), delivered AS (
+  INSERT INTO deliveries (id, webhook_id, task_id, seq)
+  SELECT new_uuid7(), w.id, :id, seq
+  FROM (
+    SELECT id, events FROM webhooks
+    WHERE project = :project AND disabled_at IS NULL AND events && ARRAY['task.created', 'task.queued']
+    FOR KEY SHARE
+  ) w
+  JOIN first ON type = ANY(w.events)
 )
 INSERT INTO outbox (kind, task_id, attempt, leased_by, leased_until)
 SELECT 'start', :id, 1, :lease_to, clock_timestamp() + :lease WHERE :start

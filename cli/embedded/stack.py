@@ -37,6 +37,7 @@ HANDED_OUT = (
     "TASKRUNNER_DATABASE_URL",
     "TASKRUNNER_NODE_KEY",
     "TASKRUNNER_PAYLOAD_KEYS",
+    "TASKRUNNER_WEBHOOK_KEYS",
 )
 
 
@@ -112,15 +113,16 @@ class Stack:
         database = {"TASKRUNNER_DATABASE_URL": database_url}
         if payload_keys := self._settings.payload_keys.get_secret_value():
             common["TASKRUNNER_PAYLOAD_KEYS"] = payload_keys  # whoever reads or writes a history needs them
-        callback_keys, node_key = await self._keys(database_url)
+        callback_keys, webhook_keys, node_key = await self._keys(database_url)
+        control_plane = common | database | {"TASKRUNNER_WEBHOOK_KEYS": webhook_keys}
         # What tasks may use is the node's alone.
         secrets_of_tasks = {key: value for key, value in self._environ.items() if key.startswith(SECRET_PREFIX)}
         node_only = {"TASKRUNNER_NODE_KEY": node_key} | secrets_of_tasks
         metrics, ports = self._metrics()
-        control = self._ours("control worker", "worker", "--role", "control", env=common | database | ports["control"])
+        control = self._ours("control worker", "worker", "--role", "control", env=control_plane | ports["control"])
         node = self._ours("node worker", "worker", "--role", "node", env=common | node_only | ports["node"])
         web_only = {"TASKRUNNER_CALLBACK_KEYS": callback_keys}
-        web = self._ours("API", "api", env=common | database | web_only | ports["api"])
+        web = self._ours("API", "api", env=control_plane | web_only | ports["api"])
         await self._supervisor.start(control, node, web)
         addresses = Addresses(
             api=api,
@@ -192,12 +194,15 @@ class Stack:
         ours = {"TEMPORAL_ADDRESS": server.address, "TEMPORAL_NAMESPACE": "default", "TEMPORAL_CONFIG_FILE": os.devnull}
         return server.address, server.ui_url, others | ours
 
-    async def _keys(self, database_url: str) -> tuple[str, str]:
-        """Make the three keys at the first start, and see to it that the database knows the two API keys."""
+    async def _keys(self, database_url: str) -> tuple[str, str, str]:
+        """Make the four keys at the first start, and see to it that the database knows the two API keys."""
         admin = self._data.keep_secret("admin", f"tr_{secrets.token_urlsafe(32)}")
         node = self._data.keep_secret("node", f"tr_{secrets.token_urlsafe(32)}")
         callback = self._settings.callback_keys.get_secret_value() or self._data.keep_secret(
             "callback", f"k1:{secrets.token_hex(32)}"
+        )
+        webhook = self._settings.webhook_keys.get_secret_value() or self._data.keep_secret(
+            "webhook", f"k1:{secrets.token_hex(32)}"
         )
         known = Database(database_url, pool=1)
         try:
@@ -218,7 +223,7 @@ class Stack:
             raise ServerAwayError(f"the database did not take the keys: {first_line(error)}") from error
         finally:
             await known.close()
-        return callback, node
+        return callback, webhook, node
 
     def _ours(self, name: str, *arguments: str, env: Mapping[str, str]) -> ChildProcess:
         log = self._data.logs / f"{name.lower().replace(' ', '-')}.log"

@@ -1,5 +1,6 @@
 -- Give the new ones of p_events their numbers, write them, and apply what they change to the row.
 -- The caller holds the row's lock: numbers come from the locked row, so they have no gap and no repeat.
+-- What the project's webhooks want to hear of is committed with it, as their deliveries.
 -- An event whose key the log has already is not written again, and does not change the row again.
 CREATE OR REPLACE FUNCTION append_events(r tasks, p_events jsonb) RETURNS tasks
 LANGUAGE plpgsql AS $$
@@ -7,6 +8,7 @@ DECLARE
   delta jsonb;
   added int;
   statuses text[];
+  types text[];
   passed text;
   old_attempt int := r.attempt;
 BEGIN
@@ -25,8 +27,8 @@ BEGIN
     SELECT r.id, seq, attempt, ts, type, source, step, data, key FROM incoming
   )
   SELECT count(*), coalesce(jsonb_merge(changes ORDER BY seq), '{}'),
-         array_agg(changes ->> 'status' ORDER BY seq) FILTER (WHERE changes ? 'status')
-  INTO added, delta, statuses
+         array_agg(changes ->> 'status' ORDER BY seq) FILTER (WHERE changes ? 'status'), array_agg(type)
+  INTO added, delta, statuses, types
   FROM incoming;
 
   -- A batch may pass through several statuses; the guard sees each step of the way, not only where it leads.
@@ -47,5 +49,13 @@ BEGIN
     version = r.version, last_seq = r.last_seq, updated_at = r.updated_at,
     started_at = r.started_at, finished_at = r.finished_at
   WHERE id = r.id;
+
+  -- A webhook that is being deleted just now is waited for, and gets nothing any more.
+  IF EXISTS (SELECT FROM webhooks w WHERE w.project = r.project AND w.disabled_at IS NULL AND w.events && types) THEN
+    INSERT INTO deliveries (id, webhook_id, task_id, seq)
+    SELECT new_uuid7(), w.id, r.id, e.seq
+    FROM (SELECT id, events FROM webhooks WHERE project = r.project AND disabled_at IS NULL FOR KEY SHARE) w
+    JOIN events e ON e.task_id = r.id AND e.seq > r.last_seq - added AND e.seq <= r.last_seq AND e.type = ANY(w.events);
+  END IF;
   RETURN r;
 END $$;

@@ -162,7 +162,8 @@ class Attempt:
 
 def settings_for(url: str) -> Settings:
     """Give settings with a callback key."""
-    return Settings(database_url=url, callback_keys=SecretStr(f"k1:{'ab' * 32}"))
+    keys = SecretStr(f"k1:{'ab' * 32}")
+    return Settings(database_url=url, callback_keys=keys, webhook_keys=keys)
 
 
 async def serve(url: str, gateway: Gateway, settings: Settings | None = None) -> AsyncIterator[Api]:

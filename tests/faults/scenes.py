@@ -24,7 +24,7 @@ from tests.cli.stacks import StackProcess
 from tests.faults.caller import Caller, noting
 from tests.faults.invariants.logs import ITEM
 from tests.faults.snapshot import Created
-from tests.faults.stack import LABELS, FaultStack
+from tests.faults.stack import LABELS, FaultStack, until
 
 # Larger than one chunk of a blob, so that it is appended in two.
 FILE: Final = b"x" * 1_100_000
@@ -230,6 +230,50 @@ async def deleted(stack: FaultStack, caller: Caller) -> Ends:
     return {}
 
 
+async def announced(stack: FaultStack, caller: Caller) -> Ends:
+    """A receiver that is busy at first gets a task's end, all the same and again when it is asked for."""
+    hook = await caller.post("/v1/webhooks", {"url": f"{stack.receiver.origin}/busy", "events": ["task.completed"]})
+    path = f"/v1/webhooks/{hook['id']}"
+    await caller.post(f"{path}/rotate")
+    (task,) = ends = await local(stack, caller)
+    await caller.ends(task)
+    sent = await _delivered(caller, path, task)
+    before = _heard(stack, sent["id"])
+    assert before >= 2
+    await caller.post(f"{path}/deliveries/{sent['id']}/redeliver")
+    await until(lambda: _heard(stack, sent["id"]) > before, what="it was not delivered again")
+    await caller.send("DELETE", path, final=False)
+    return ends
+
+
+async def _delivered(caller: Caller, path: str, task: str) -> dict[str, Any]:
+    async with asyncio.timeout(60):
+        while True:
+            page = await caller.send("GET", f"{path}/deliveries", params={"state": "delivered"})
+            for item in page.json()["items"]:
+                if item["task_id"] == task:
+                    return dict(item)
+            await asyncio.sleep(0.2)
+
+
+def _heard(stack: FaultStack, message: str) -> int:
+    return len([got for got in stack.receiver.got if got.headers["webhook-id"] == message])
+
+
+async def unannounced(stack: FaultStack, caller: Caller) -> Ends:
+    """A receiver that has gone: its webhook is disabled."""
+    hook = await caller.post("/v1/webhooks", {"url": f"{stack.receiver.origin}/gone", "events": ["task.completed"]})
+    ends = await local(stack, caller)
+    async with asyncio.timeout(60):
+        while True:
+            page = (await caller.send("GET", "/v1/webhooks", params={"limit": 100})).json()
+            if [each for each in page["items"] if each["id"] == hook["id"] and each["disabled_at"]]:
+                break
+            await asyncio.sleep(0.2)
+    await caller.send("DELETE", f"/v1/webhooks/{hook['id']}", final=False)
+    return ends
+
+
 # --- what the safety net finds --------------------------------------------------------------------------------------
 
 
@@ -362,6 +406,8 @@ SCENE_OF: Final[Mapping[str, Scene]] = {
     "tasks.retry": retried,
     "tasks.set_breakpoints": steered,
     "tasks.start": started_later,
+    "webhooks.": announced,
+    "webhooks.disable": unannounced,
 }
 
 

@@ -26,6 +26,7 @@ from domain.names import DEFAULT_PROJECT, NodeId, Scope
 from store import keys
 from store.engine import Database
 from store.migrate import upgrade
+from tests.activities.receiver import Receiver, by_path
 from tests.faults.points import Armoury
 from tests.faults.proxy import LOOPBACK, Proxy
 
@@ -144,6 +145,7 @@ class FaultStack:
         self.to_temporal = Proxy("temporal", lambda: [(LOOPBACK, self.temporal.port)])
         self.api_to_temporal = Proxy("temporal", lambda: [(LOOPBACK, self.temporal.port)])
         self.to_api = Proxy("api", lambda: [(LOOPBACK, port) for port in self._ports])
+        self.receiver = Receiver(folder, choose=by_path)
         self.database: Database
         self.client: Client
         self.http: httpx2.AsyncClient
@@ -206,6 +208,8 @@ class FaultStack:
         for proxy in (self.to_database, self.to_temporal, self.api_to_temporal, self.to_api):
             await proxy.start()
             self._exit.push_async_callback(proxy.stop)
+        await self.receiver.start()
+        self._exit.push_async_callback(self.receiver.stop)
         self.database = Database(self.postgres.url(), pool=3)
         self._exit.push_async_callback(self.database.close)
         self.client = await Client.connect(self.temporal.address, data_converter=pydantic_data_converter)
@@ -253,6 +257,12 @@ class FaultStack:
         common = self._environment()
         database = {"TASKRUNNER_DATABASE_URL": self._database_url()}
         callback_keys = {"TASKRUNNER_CALLBACK_KEYS": f"k1:{secrets.token_hex(32)}"}
+        database |= {
+            "TASKRUNNER_WEBHOOK_KEYS": f"k1:{secrets.token_hex(32)}",
+            "TASKRUNNER_WEBHOOKS__ALLOWED_NETWORKS": '["127.0.0.0/8", "::1/128"]',
+            "TASKRUNNER_WEBHOOKS__PORTS": f"[{self.receiver.port}]",
+            "TASKRUNNER_WEBHOOKS__CA_FILE": str(self.receiver.ca),
+        }
         for number in range(apis):
             port = free_port(0)
             self._ports.append(port)

@@ -101,6 +101,23 @@ async def node(api: Api) -> dict[str, str]:
     return {"node_id": "of-the-table"}
 
 
+async def webhook(api: Api) -> dict[str, str]:
+    """Make a webhook."""
+    made = await api.client.post("/v1/webhooks", content=WEBHOOK, headers=await api.key(*Scope))
+    assert made.is_success, made.text
+    return {"webhook_id": made.json()["id"]}
+
+
+async def delivery(api: Api) -> dict[str, str]:
+    """Make a webhook, and a delivery of it."""
+    ids = await webhook(api)
+    await api.create(start=False)
+    admin = await api.key(*Scope)
+    found = (await api.client.get(f"/v1/webhooks/{ids['webhook_id']}/deliveries", headers=admin)).json()["items"]
+    return ids | {"delivery_id": found[0]["id"]}
+
+
+WEBHOOK: Final = b'{"url": "https://1.1.1.1/", "events": ["task.created"]}'
 READ, WRITE = (Scope.TASKS_READ,), (Scope.TASKS_WRITE,)
 INBOX: Final = "the inbox: one row per workspace, attempt, kind and turn; other content is 409 conflicting_callback"
 LATEST: Final = "the latest wins, and the same again changes nothing"
@@ -161,6 +178,16 @@ TABLE: Final[Mapping[str, Rule]] = {
     "GET /v1/keys": Rule(scopes=(Scope.ADMIN,)),
     "POST /v1/keys": Rule(scopes=(Scope.ADMIN,), repeat=Repeat(body=b'{"name": "x", "scopes": ["tasks:read"]}')),
     "DELETE /v1/keys/{key_id}": Rule(scopes=(Scope.ADMIN,), hides="key_id"),
+    "GET /v1/webhooks": Rule(scopes=(Scope.ADMIN,)),
+    "POST /v1/webhooks": Rule(scopes=(Scope.ADMIN,), repeat=Repeat(body=WEBHOOK)),
+    "DELETE /v1/webhooks/{webhook_id}": Rule(scopes=(Scope.ADMIN,), hides="webhook_id", spends=webhook),
+    "POST /v1/webhooks/{webhook_id}/rotate": Rule(
+        scopes=(Scope.ADMIN,), hides="webhook_id", repeat=Repeat(path=webhook)
+    ),
+    "GET /v1/webhooks/{webhook_id}/deliveries": Rule(scopes=(Scope.ADMIN,), hides="webhook_id"),
+    "POST /v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver": Rule(
+        scopes=(Scope.ADMIN,), hides="delivery_id", repeat=Repeat(path=delivery)
+    ),
     "POST /v1/sessions": Rule(scopes=tuple(Scope), repeat=Repeat()),
     "DELETE /v1/sessions": Rule(door=Door.OPEN),
     "POST /v1/codec/decode": Rule(scopes=(Scope.ADMIN,), operators=True, body={}, repeat="it changes nothing"),

@@ -23,7 +23,7 @@ from domain.lifecycle import (
 from domain.names import CallbackKind
 from domain.spec import Provider
 from store import migrate
-from store.models import Base, LedgerKind, LedgerState, OutboxKind
+from store.models import Base, DeliveryState, LedgerKind, LedgerState, OutboxKind
 
 ENUMS: dict[str, type[StrEnum]] = {
     "tasks_status_check": TaskStatus,
@@ -39,6 +39,7 @@ ENUMS: dict[str, type[StrEnum]] = {
     "workspaces_status_check": WorkspaceStatus,
     "workspaces_provider_check": Provider,
     "nodes_status_check": NodeStatus,
+    "deliveries_state_check": DeliveryState,
 }
 NUMBERS = {"tasks_priority_check": "((priority >= 1) AND (priority <= 5))", "nodes_used_check": "(used >= 0)"}
 
