@@ -210,6 +210,23 @@ def test_a_task_is_explained_and_reconciled_by_command(stack: StackProcess) -> N
     assert "workflows looked at" in stack.run("reconcile")
 
 
+def test_webhooks_are_made_rotated_listed_and_deleted(stack: StackProcess) -> None:
+    """The secret is printed once, another by `rotate`; an address inside is refused with a sentence."""
+    made = stack.run("webhooks", "create", "https://1.1.1.1/hook", "--event", "task.paused").split()
+    assert made[1].startswith("whsec_")
+    assert stack.run("webhooks", "rotate", made[0]).strip() not in {"", made[1]}
+    (listed,) = json.loads(stack.run("webhooks", "list", "--json"))
+    assert (listed["id"], listed["url"], listed["events"]) == (made[0], "https://1.1.1.1/hook", ["task.paused"])
+    assert "1.1.1.1" in stack.run("webhooks", "list")
+    assert json.loads(stack.run("webhooks", "deliveries", made[0], "--json")) == []
+    assert "not_found" in stack.run("webhooks", "redeliver", made[0], "none", code=1)
+    assert "must lead to a public address" in stack.run(
+        "webhooks", "create", "https://localhost/", "--event", "task.paused", code=1
+    )
+    stack.run("webhooks", "delete", made[0])
+    assert json.loads(stack.run("webhooks", "list", "--json")) == []
+
+
 def test_keys_are_made_listed_and_revoked(stack: StackProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new key opens what its scope says; revoked it opens nothing."""
     key = stack.run("keys", "create", "reader", "--scope", "tasks:read").strip()
