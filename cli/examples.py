@@ -24,6 +24,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "tasks logs": ("taskrunner tasks logs TASK --follow", "taskrunner tasks logs TASK --attempt 1 > output.txt"),
     "tasks artifacts": ("taskrunner tasks artifacts TASK changes.patch | git apply",),
     "tasks retry": ("taskrunner tasks retry TASK --from-attempt 1 --from-step agent_session",),
+    "webhooks create": (
+        "taskrunner webhooks create https://example.com/hook --event task.completed --event task.failed",
+    ),
+    "webhooks deliveries": ("taskrunner webhooks deliveries WEBHOOK --state exhausted",),
     "keys create": ("taskrunner keys create dashboard --scope tasks:read",),
 }
 

@@ -82,7 +82,7 @@ async def webhook(database: Database, receiver: Receiver) -> str:
             DEFAULT_PROJECT,
             webhook=new_id(),
             url=receiver.url,
-            events=[EventType.TASK_PAUSED],
+            events=[EventType.DEBUG_TRACE],
             description="",
             key_id="k1",
             most=1000,
@@ -91,10 +91,10 @@ async def webhook(database: Database, receiver: Receiver) -> str:
     return str(row["id"])
 
 
-async def paused(database: Database, times: int = 1) -> str:
-    """Write a task that is paused so often."""
+async def traced(database: Database, times: int = 1) -> str:
+    """Write a task that leaves so many traces."""
     task = await create_task(database)
-    await flush(database, batch(task, 1, *(event(EventType.TASK_PAUSED, f"p{n}", reason="x") for n in range(times))))
+    await flush(database, batch(task, 1, *(event(EventType.DEBUG_TRACE, f"p{n}", reason="x") for n in range(times))))
     return task
 
 
@@ -131,7 +131,7 @@ def secret_of(hook: str, generation: int = 1) -> bytes:
 async def test_an_event_arrives_signed(database: Database, receiver: Receiver) -> None:
     """`{type, timestamp, data}` with the event's envelope, a signature that verifies, and it is delivered."""
     hook = await webhook(database, receiver)
-    task = await paused(database)
+    task = await traced(database)
     async with delivering(receiver, database):
         (got,) = await receiver.count(1)
         await becomes(database, hook, "delivered")
@@ -140,7 +140,7 @@ async def test_an_event_arrives_signed(database: Database, receiver: Receiver) -
     assert got.path == "/hook?x=1"
     message = got.message
     assert set(message) == {"type", "timestamp", "data"}
-    assert (message["type"], message["timestamp"]) == ("task.paused", message["data"]["ts"])
+    assert (message["type"], message["timestamp"]) == ("debug.trace", message["data"]["ts"])
     assert (message["data"]["task_id"], message["data"]["seq"], message["data"]["data"]) == (task, 3, {"reason": "x"})
     assert shown(secret_of(hook)).encode() not in got.body
     assert await scalar(database, "SELECT last_status FROM deliveries WHERE webhook_id = :w", w=hook) == 200
@@ -151,7 +151,7 @@ async def test_what_fails_is_tried_again_under_the_same_id(database: Database, r
     """The same id and body, a new signature; then it is delivered, with its tries counted."""
     receiver.then = [answering(status, "location: https://localhost/"), answering(204)]
     hook = await webhook(database, receiver)
-    await paused(database)
+    await traced(database)
     async with delivering(receiver, database) as postman:
         await receiver.count(1)
         await settled(postman)
@@ -176,7 +176,7 @@ async def test_a_wish_to_wait_is_obeyed(database: Database, receiver: Receiver) 
     """Not due before the time that Retry-After asks for."""
     receiver.then = [answering(503, "retry-after: 3600")]
     hook = await webhook(database, receiver)
-    await paused(database)
+    await traced(database)
     async with delivering(receiver, database) as postman:
         await receiver.count(1)
         await settled(postman)
@@ -188,7 +188,7 @@ async def test_a_receiver_that_has_gone_is_asked_no_more(database: Database, rec
     """410 disables the webhook; all that was pending is given up."""
     receiver.always = answering(410)
     hook = await webhook(database, receiver)
-    await paused(database, 20)
+    await traced(database, 20)
     async with delivering(receiver, database):
         await becomes(database, hook, "exhausted")
     asked = len(receiver.got)
@@ -203,7 +203,7 @@ async def test_who_dies_between_sending_and_noting_leaves_it_to_the_next(
 ) -> None:
     """The receiver gets it twice, with one id."""
     hook = await webhook(database, receiver)
-    await paused(database)
+    await traced(database)
 
     def dies(point: str) -> None:
         if point == "webhooks.delivered:before":
@@ -230,9 +230,9 @@ async def test_a_receiver_that_hangs_delays_no_other(database: Database, receive
     stuck = await webhook(database, receiver)
     (tmp_path / "other").mkdir()
     async with receiving(tmp_path / "other") as other:
-        await paused(database, 100)
+        await traced(database, 100)
         free = await webhook(database, other)
-        await paused(database, 30)
+        await traced(database, 30)
         postman = Postman(
             database,
             Post(GuardedNetwork(NETWORKS), authorities=both(receiver, other), limit=timedelta(seconds=60)),
@@ -265,7 +265,7 @@ async def test_while_a_secret_is_rotated_either_verifies(database: Database, rec
     for overlap in (timedelta(hours=1), timedelta(0)):
         async with database.begin("test") as connection:
             await webhooks.rotate(connection, DEFAULT_PROJECT, hook, key_id="k1", overlap=overlap)
-        await paused(database)
+        await traced(database)
         async with delivering(receiver, database):
             await becomes(database, hook, "delivered")
     first, second = receiver.got
@@ -278,7 +278,7 @@ async def test_while_a_secret_is_rotated_either_verifies(database: Database, rec
 async def test_without_its_key_a_webhook_waits(database: Database, receiver: Receiver) -> None:
     """Nothing is sent unsigned; the delivery says why, and goes out once the key is there."""
     hook = await webhook(database, receiver)
-    await paused(database)
+    await traced(database)
     postman = postman_for(receiver, database, keys=SigningKeys({"k2": b"x" * 32}))
     await postman.sweep()
     await settled(postman)
@@ -294,7 +294,7 @@ async def test_without_its_key_a_webhook_waits(database: Database, receiver: Rec
 async def test_an_address_that_is_not_allowed_any_more_gets_nothing(database: Database, receiver: Receiver) -> None:
     """Settings that have become stricter hold for webhooks that are there."""
     hook = await webhook(database, receiver)
-    await paused(database)
+    await traced(database)
     post = Post(GuardedNetwork(NETWORKS), authorities=receiver.authorities())
     postman = Postman(database, post, KEYS, Webhooks(allowed_networks=NETWORKS))
     await postman.sweep()
@@ -309,7 +309,7 @@ async def test_an_address_that_is_not_allowed_any_more_gets_nothing(database: Da
 async def test_the_rounds_go_on_after_the_database_was_away(database: Database, receiver: Receiver) -> None:
     """A look that fails is followed by the next."""
     hook = await webhook(database, receiver)
-    await paused(database)
+    await traced(database)
     failed = asyncio.Event()
 
     def away(point: str) -> None:
@@ -330,7 +330,7 @@ async def test_a_deleted_webhook_or_task_is_noted_nowhere(database: Database, re
     """A delivery that is under way while it is deleted goes out, and leaves nothing."""
     receiver.then = [hanging]
     hook = await webhook(database, receiver)
-    await paused(database)
+    await traced(database)
     async with delivering(receiver, database):
         await receiver.count(1)
         async with database.begin("test") as connection:

@@ -22,6 +22,7 @@ from domain.lifecycle import Step, TaskStatus
 ROOT = Path(__file__).parents[2]
 # What a command may do without being one that reads.
 CHANGES = {"up", "demo", "api", "worker", "db upgrade", "keys revoke", "tasks delete"}
+CHANGES |= {"webhooks delete", "webhooks redeliver"}
 
 
 def walk(command: object, path: str = "") -> Iterator[tuple[str, TyperCommand]]:

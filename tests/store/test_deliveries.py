@@ -36,7 +36,7 @@ async def webhook(database: Database, *events: EventType, project: ProjectId = D
             project,
             webhook=new_id(),
             url="https://receiver.example/",
-            events=events or (EventType.TASK_PAUSED,),
+            events=events or (EventType.DEBUG_TRACE,),
             description="",
             key_id="k1",
             most=1000,
@@ -58,49 +58,49 @@ async def lease(
         return await deliveries.lease(connection, until=until, each=each, limit=limit, flying=flying or {})
 
 
-async def paused(database: Database, times: int = 1) -> TaskId:
-    """Write a task that is paused so often."""
+async def traced(database: Database, times: int = 1) -> TaskId:
+    """Write a task that leaves so many traces."""
     task = await create_task(database)
-    await flush(database, batch(task, 1, *(event(EventType.TASK_PAUSED, f"p{n}") for n in range(times))))
+    await flush(database, batch(task, 1, *(event(EventType.DEBUG_TRACE, f"p{n}") for n in range(times))))
     return task
 
 
 async def test_a_delivery_is_committed_with_its_event(database: Database) -> None:
     """For each event of its types in its own project, and no other; those of before are not delivered."""
-    await paused(database)
-    ours = await webhook(database, EventType.TASK_PAUSED, EventType.TASK_CANCELLED)
-    both = await webhook(database, EventType.TASK_CREATED, EventType.TASK_PAUSED)
-    foreign = await webhook(database, EventType.TASK_PAUSED, project=ProjectId("other"))
-    task = await paused(database)
-    await flush(database, batch(task, 2, event(EventType.TASK_RESUMED), event(EventType.TASK_CANCELLED)))
-    assert await column(database, OPEN, webhook=ours) == ["task.paused", "task.cancelled"]
-    assert await column(database, OPEN, webhook=both) == ["task.created", "task.paused"]
+    await traced(database)
+    ours = await webhook(database, EventType.DEBUG_TRACE, EventType.TASK_CANCELLED)
+    both = await webhook(database, EventType.TASK_CREATED, EventType.DEBUG_TRACE)
+    foreign = await webhook(database, EventType.DEBUG_TRACE, project=ProjectId("other"))
+    task = await traced(database)
+    await flush(database, batch(task, 2, event(EventType.CALLBACK_STALE), event(EventType.TASK_CANCELLED)))
+    assert await column(database, OPEN, webhook=ours) == ["debug.trace", "task.cancelled"]
+    assert await column(database, OPEN, webhook=both) == ["task.created", "debug.trace"]
     assert await column(database, OPEN, webhook=foreign) == []
 
 
 async def test_no_event_no_delivery(database: Database) -> None:
     """A repeat adds none, a redo that brings a known event none, and what is rolled back leaves none."""
     hook = await webhook(database)
-    task = await paused(database)
-    again = batch(task, 1, event(EventType.TASK_PAUSED, "p0"))
+    task = await traced(database)
+    again = batch(task, 1, event(EventType.DEBUG_TRACE, "p0"))
     await flush(database, again)
     await flush(database, again.model_copy(update={"version": 2}))
     async with database.begin("test") as connection:
-        await mirror.flush(connection, batch(task, 3, event(EventType.TASK_PAUSED, "new")))
+        await mirror.flush(connection, batch(task, 3, event(EventType.DEBUG_TRACE, "new")))
         await connection.rollback()
-    assert await column(database, OPEN, webhook=hook) == ["task.paused"]
+    assert await column(database, OPEN, webhook=hook) == ["debug.trace"]
 
 
 async def test_a_disabled_webhook_gets_nothing_more(database: Database) -> None:
     """What was pending is given up with the reason; what is delivered stays so."""
     hook = await webhook(database)
-    await paused(database, 2)
+    await traced(database, 2)
     first, second = await lease(database)
     async with database.begin("test") as connection:
         await deliveries.delivered(connection, first.id, status=200)
     async with database.begin("test") as connection:
         await webhooks.disable(connection, hook, reason="gone")
-    await paused(database)
+    await traced(database)
     state = "SELECT state || coalesce(' ' || last_error, '') FROM deliveries WHERE id = :id"
     assert await scalar(database, state, id=first.id) == "delivered"
     assert await scalar(database, state, id=second.id) == "exhausted gone"
@@ -110,7 +110,7 @@ async def test_a_disabled_webhook_gets_nothing_more(database: Database) -> None:
 async def test_a_lease_says_what_is_to_be_sent(database: Database) -> None:
     """The event's envelope, the address, the key; and nobody else gets it while the lease lasts."""
     hook = await webhook(database)
-    task = await paused(database)
+    task = await traced(database)
     (due,) = await lease(database)
     assert (due.webhook_id, due.url, due.key_id, due.generation, due.tries) == (
         hook,
@@ -120,7 +120,7 @@ async def test_a_lease_says_what_is_to_be_sent(database: Database) -> None:
         1,
     )
     assert (due.type, f'"task_id" : "{task}"' in due.envelope, '"seq" : 3' in due.envelope) == (
-        "task.paused",
+        "debug.trace",
         True,
         True,
     )
@@ -130,7 +130,7 @@ async def test_a_lease_says_what_is_to_be_sent(database: Database) -> None:
 async def test_a_lease_that_ran_out_is_the_next_ones(database: Database) -> None:
     """Who died with it leaves it; the second try says that it is one."""
     await webhook(database)
-    await paused(database)
+    await traced(database)
     (first,) = await lease(database, until=timedelta(seconds=-1))
     (second,) = await lease(database)
     assert (second.id, second.tries) == (first.id, 2)
@@ -139,7 +139,7 @@ async def test_a_lease_that_ran_out_is_the_next_ones(database: Database) -> None
 async def test_two_take_different_ones(database: Database) -> None:
     """Two postmen at once take each delivery once."""
     await webhook(database)
-    await paused(database, 20)
+    await traced(database, 20)
     taken = await asyncio.gather(*(lease(database, limit=7) for _ in range(4)))
     ids = [due.id for each in taken for due in each]
     assert len(ids) == len(set(ids))
@@ -148,7 +148,7 @@ async def test_two_take_different_ones(database: Database) -> None:
 async def test_a_webhook_that_hangs_leaves_room_for_others(database: Database) -> None:
     """Each gets as many as it may have, less what is under way."""
     busy, free = await webhook(database), await webhook(database)
-    await paused(database, 20)
+    await traced(database, 20)
     taken = await lease(database, each=4, flying={busy: 3})
     counts = {hook: len([due for due in taken if due.webhook_id == hook]) for hook in (busy, free)}
     assert counts == {busy: 1, free: 4}
@@ -165,7 +165,7 @@ async def fail(database: Database, due: Due, *, give_up: timedelta, delay: timed
 async def test_the_last_try_is_at_the_end_of_its_time(database: Database) -> None:
     """The next is due after its delay, but never after the end; what fails at the end is given up, and visible."""
     await webhook(database)
-    await paused(database)
+    await traced(database)
     (due,) = await lease(database)
     row = await fail(database, due, give_up=3 * HOUR)
     assert (row["state"], row["last_status"], row["last_error"]) == ("pending", 503, "busy")
@@ -180,7 +180,7 @@ async def test_the_last_try_is_at_the_end_of_its_time(database: Database) -> Non
 async def test_what_was_given_up_can_be_asked_for_again(database: Database) -> None:
     """At once, with all its time before it, by its own project only, and not where the receiver has gone."""
     hook = await webhook(database)
-    await paused(database)
+    await traced(database)
     (due,) = await lease(database)
     await fail(database, due, give_up=timedelta(0))
 
@@ -201,7 +201,7 @@ async def test_what_was_given_up_can_be_asked_for_again(database: Database) -> N
 async def test_nothing_is_left_over(database: Database) -> None:
     """A task that is deleted, and a webhook that is, take their open deliveries with them."""
     hook = await webhook(database)
-    kept, gone = await paused(database), await paused(database)
+    kept, gone = await traced(database), await traced(database)
     await flush(database, batch(gone, 2, event(EventType.TASK_CANCELLED)))
     taken = await lease(database)
     async with database.begin("test") as connection:
@@ -222,7 +222,7 @@ async def test_a_write_beside_a_deletion_goes_through(database: Database) -> Non
     task = await create_task(database)
     async with database.begin("test") as connection:
         assert await webhooks.delete(connection, DEFAULT_PROJECT, hook)
-        writing = asyncio.create_task(flush(database, batch(task, 1, event(EventType.TASK_PAUSED))))
+        writing = asyncio.create_task(flush(database, batch(task, 1, event(EventType.DEBUG_TRACE))))
         await until_waiting(database)
     assert (await writing)["verdict"] == "applied"
     assert await scalar(database, "SELECT count(*) FROM deliveries") == 0

@@ -117,7 +117,7 @@ async def test_a_repeated_flush_tells_nothing(watched: Stage, observing: ModuleT
         name="hooks", database=database, gateway=watched.gateway, policy=watched.policy, hooks=watched.dispatcher._hooks
     )
     mirror, task = Mirror(database, dispatcher), await create_task(database)
-    first = event(EventType.TASK_PAUSED)
+    first = event(EventType.TASK_PAUSED, breakpoint="before", token="t")
     verdicts = [(await mirror.flush(batch(task, 1, first))).verdict for _ in range(2)]
     second = event(EventType.TASK_CANCELLED)
     await mirror.flush(batch(task, 2, first, second))
