@@ -113,7 +113,8 @@ async def executions(client: Client, names: Sequence[str], detours: AbstractSet[
             error = await _error(client, name) if status == "FAILED" else None
             problems = list(described.typed_search_attributes.get(PROBLEMS) or ())
             tries = described.raw_description.pending_workflow_task.attempt
-            if tries >= STUCK_TRIES:
+            # The engine still shows the last task of an execution that was terminated.
+            if status == "RUNNING" and tries >= STUCK_TRIES:
                 problems.append(f"a workflow task in its try {tries}")
             redone = name in detours and await _redone(client, name)
             found[name] = Execution(
