@@ -18,6 +18,7 @@ from api.routes import (
     attempts,
     callbacks,
     codec,
+    conversations,
     deletions,
     events,
     explanations,
@@ -48,7 +49,10 @@ DESCRIPTION = (
 # The API's own, as in its paths; the package has another.
 VERSION = "1"
 ROUTERS = (
-    *(module.router for module in (tasks, steering, retries, deletions, events, stream, attempts, explanations)),
+    *(
+        module.router
+        for module in (tasks, steering, conversations, retries, deletions, events, stream, attempts, explanations)
+    ),
     *(module.router for module in (logs, artifacts, attachments)),
     *(module.router for module in (workspaces, callbacks)),
     *(module.of_workspace for module in (logs, artifacts, attachments)),

@@ -58,27 +58,41 @@ async def once(
             done = await work(connection)
     else:
         async with ctx.database.begin(name) as connection:
-            if not await idempotency.lock(connection, project, key):
-                raise Problem("in_progress")
-            lifetime = ctx.settings.idempotency
-            known = await idempotency.find(connection, project, key, kept=lifetime)
+            known = await recall(ctx, connection, project=project, key=key, digest=digest, again=again)
             if known is not None:
-                if known.digest != digest:
-                    raise Problem("idempotency_conflict")
-                return JSONResponse(again(known.response), known.status, headers={REPLAYED: "true"})
+                return known
             done = await work(connection)
-            response = done.content if done.kept is None else done.kept
-            answer = idempotency.Kept(digest=digest, status=done.status, response=response)
-            await idempotency.keep(connection, project, key, answer, kept=lifetime)
+            await keep(ctx, connection, project=project, key=key, digest=digest, done=done)
     if done.after is not None:
         # Only now is it committed: the engine must not hear of what may yet be rolled back.
         done.after()
     return JSONResponse(done.content, done.status)
 
 
-async def amend(
+async def recall(
+    ctx: Context,
+    connection: AsyncConnection,
+    *,
+    project: ProjectId,
+    key: str,
+    digest: bytes,
+    again: Callable[[Any], Any] = lambda kept: kept,
+) -> JSONResponse | None:
+    """Return the answer that a request with this key got before; None when it is the first, or got none."""
+    if not await idempotency.lock(connection, project, key):
+        raise Problem("in_progress")
+    known = await idempotency.find(connection, project, key, kept=ctx.settings.idempotency)
+    if known is None:
+        return None
+    if known.digest != digest:
+        raise Problem("idempotency_conflict")
+    return JSONResponse(again(known.response), known.status, headers={REPLAYED: "true"})
+
+
+async def keep(
     ctx: Context, connection: AsyncConnection, *, project: ProjectId, key: str, digest: bytes, done: Done
 ) -> None:
-    """Keep this answer instead of the one that was given before the engine was asked."""
-    answer = idempotency.Kept(digest=digest, status=done.status, response=done.content)
+    """Keep an answer, or another one instead of it when the engine was asked meanwhile."""
+    response = done.content if done.kept is None else done.kept
+    answer = idempotency.Kept(digest=digest, status=done.status, response=response)
     await idempotency.keep(connection, project, key, answer, kept=ctx.settings.idempotency)

@@ -49,6 +49,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "not_ended": Kind(409, "The task has not ended"),
     "already_completed": Kind(409, "The task has completed: there is nothing to retry"),
     "attempt_mismatch": Kind(409, "The task is at another attempt than the request says"),
+    "not_awaiting_followup": Kind(409, "The task does not wait for a message"),
     "not_paused": Kind(409, "The task is not paused"),
     "stale_token": Kind(409, "The task is not held by this token any more"),
     "nothing_to_resume": Kind(409, "No workspace was kept in which the next attempt could go on"),
@@ -68,6 +69,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "undecodable": Kind(422, "A payload cannot be decrypted"),
     "too_fast": Kind(429, "This key or workspace asks too often", retryable=True, retry_after=1),
     "internal": Kind(500, "A fault of the server"),
+    "engine_unavailable": Kind(503, "Temporal or its workers are away", retryable=True, retry_after=2),
     "database_unavailable": Kind(503, "The database is away", retryable=True, retry_after=2),
 }
 _CODE_OF_STATUS: Final = {400: "malformed_json", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}

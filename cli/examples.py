@@ -23,6 +23,9 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "tasks logs": ("taskrunner tasks logs TASK --follow", "taskrunner tasks logs TASK --attempt 1 > output.txt"),
     "tasks artifacts": ("taskrunner tasks artifacts TASK changes.patch | git apply",),
+    "tasks pause": ("taskrunner tasks pause TASK --reason 'a look at its files'",),
+    "tasks breakpoints": ("taskrunner tasks breakpoints TASK --before agent_session --after running",),
+    "tasks followup": ("taskrunner tasks followup TASK 'now write the tests'",),
     "tasks retry": ("taskrunner tasks retry TASK --from-attempt 1 --from-step agent_session",),
     "webhooks create": (
         "taskrunner webhooks create https://example.com/hook --event task.completed --event task.failed",

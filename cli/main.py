@@ -18,6 +18,7 @@ from cli.replay import replay
 from cli.screen import complain
 from cli.serve import api, worker
 from cli.start import start
+from cli.steering import breakpoints, close, followup, pause, resume
 from cli.up import up
 from cli.watch import watch
 
@@ -38,6 +39,8 @@ PANELS: Final = {
 for panel, commands in PANELS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
+for steering in (pause, resume, breakpoints, followup, close):
+    tasks.app.command()(steering)
 app.add_typer(tasks.app, name="tasks", rich_help_panel="Tasks")
 app.add_typer(keys.app, name="keys", rich_help_panel="Look after it")
 app.add_typer(webhooks.app, name="webhooks", rich_help_panel="Look after it")

@@ -64,6 +64,10 @@ class Remote:
         response = self._call("POST", path, json=body, headers=headers)
         return response.json() if response.content else None
 
+    def put(self, path: str, body: Any) -> Any:
+        """Return the JSON of a PUT."""
+        return self._call("PUT", path, json=body).json()
+
     def delete(self, path: str) -> None:
         """Send a DELETE."""
         self._call("DELETE", path)

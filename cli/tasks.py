@@ -1,4 +1,4 @@
-"""`taskrunner tasks …`: look at tasks, cancel, retry and delete them."""
+"""`taskrunner tasks …`: look at tasks, cancel, retry and delete them; `steering` has more of its commands."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ from cli.lines import Events, Json, Lines
 from cli.remote import connect
 from cli.screen import JsonOption, clock, coloured, console, duration, escape, moment, print_json, table, write_bytes
 
-app = typer.Typer(help="Look at tasks, cancel, retry and delete them.", no_args_is_help=True)
+app = typer.Typer(help="Look at tasks, steer, cancel, retry and delete them.", no_args_is_help=True)
 
 CANCELS: Final = {
     "requested": "requested; the task ends as soon as its attempt has cleaned up",

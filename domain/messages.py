@@ -397,6 +397,8 @@ class RunnerState(BaseModel):
     turn: int = 1
     message: str | None = None
     followups: list[str] = Field(default_factory=list)
+    # The turns of the latest messages by the ids of their updates: a repeat is told its turn, in a later run too.
+    said: dict[str, int] = Field(default_factory=dict)
     ended_by: str | None = None
 
     result: JsonValue = None

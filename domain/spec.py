@@ -26,6 +26,8 @@ from domain.names import AttachmentId, NodeId
 NAME_LIMIT: Final = 200
 PRIORITY_DEFAULT: Final = 3
 DEPTH_LIMIT: Final = 64
+# Messages that wait are carried through continue-as-new, in 2 MB beside a task's body of 1 MB.
+FOLLOWUP_BYTES: Final = 256_000
 LONGEST_BACKOFF: Final = timedelta(hours=1)
 
 

@@ -6,6 +6,7 @@ The client is lazy: a process boots and serves reads while Temporal is away.
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -34,12 +35,21 @@ from temporalio.common import (
     WorkflowIDConflictPolicy,
     WorkflowIDReusePolicy,
 )
-from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from domain.failpoints import boundary
 from domain.lifecycle import TaskStatus
-from domain.messages import CallbackSignal, CleanupOrder, Hold, NodeReady, PauseAnswer, RunnerInput, SlotGranted
+from domain.messages import (
+    CallbackSignal,
+    CleanupOrder,
+    Followup,
+    Hold,
+    NodeReady,
+    PauseAnswer,
+    RunnerInput,
+    SlotGranted,
+)
 from domain.names import (
     CLEANUP,
     CONTROL_QUEUE,
@@ -64,6 +74,8 @@ TASK_TIMEOUT: Final = timedelta(seconds=5)
 SIGNAL_LIMIT: Final = timedelta(seconds=2)
 # A person waits for the answer to a command.
 UPDATE_LIMIT: Final = timedelta(seconds=2)
+# What an answer is waited for that nobody else can give.
+ANSWER_LIMIT: Final = timedelta(seconds=5)
 # An update's own ways to say that there is no answer.
 UNANSWERED: Final = (WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError)
 START_LIMIT: Final = timedelta(seconds=10)
@@ -94,6 +106,15 @@ class Sent(StrEnum):
     DELIVERED = "delivered"
     NOT_FOUND = "not_found"
     UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What became of a command: NOT_FOUND when the attempt refused it, by `refusal`, or is not there any more."""
+
+    sent: Sent
+    turn: int | None = None
+    refusal: str | None = None
 
 
 class Gateway:
@@ -158,6 +179,26 @@ class Gateway:
                 return answer.hold
         except (RPCError, RuntimeError, TimeoutError, *UNANSWERED):
             return None
+
+    async def follow_up(self, task: TaskId, attempt: int, message: str, *, update: str) -> Told:
+        """Say the next message of a conversation; with the same `update` id it is said once."""
+        try:
+            with boundary("engine.follow_up"):
+                turn: int = await self._handle(task, attempt).execute_update(
+                    UpdateName.FOLLOWUP, Followup(message=message), id=update, result_type=int, rpc_timeout=ANSWER_LIMIT
+                )
+        except (RPCError, RuntimeError, *UNANSWERED) as error:
+            return _refusal(error)
+        return Told(Sent.DELIVERED, turn=turn)
+
+    async def close(self, task: TaskId, attempt: int, *, update: str) -> Told:
+        """End a conversation; with the same `update` id it is one and the same end."""
+        try:
+            with boundary("engine.close"):
+                await self._handle(task, attempt).execute_update(UpdateName.CLOSE, id=update, rpc_timeout=ANSWER_LIMIT)
+        except (RPCError, RuntimeError, *UNANSWERED) as error:
+            return _refusal(error)
+        return Told(Sent.DELIVERED)
 
     async def cancel(self, task: TaskId, attempt: int) -> Sent:
         """Ask an attempt to cancel itself, as the Temporal UI's button does."""
@@ -273,6 +314,16 @@ class Gateway:
 def _problems(fields: Mapping[str, Payload]) -> str | None:
     """Return what the engine reports of a workflow that cannot go on."""
     return fields[REPORTED_PROBLEMS].data.decode(errors="replace") if REPORTED_PROBLEMS in fields else None
+
+
+def _refusal(error: Exception) -> Told:
+    """Sort a failed update: what the workflow's own validator said is an answer."""
+    if isinstance(error, WorkflowUpdateFailedError):
+        cause = error.cause
+        return Told(Sent.NOT_FOUND, refusal=cause.type if isinstance(cause, ApplicationError) else None)
+    if isinstance(error, RPCError | RuntimeError):
+        return Told(_unreachable(error))
+    return Told(Sent.UNREACHABLE)
 
 
 def _unreachable(error: RPCError | RuntimeError) -> Sent:

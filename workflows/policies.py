@@ -25,8 +25,8 @@ SUPERVISE_RETRY: Final = RetryPolicy(initial_interval=timedelta(seconds=1), back
 SUPERVISE_HEARTBEAT: Final = timedelta(seconds=10)
 # A timer of no time at all would be none: what is overdue is so after this.
 AT_ONCE: Final = timedelta(milliseconds=1)
-# The state that is carried through continue-as-new must fit into 2 MB beside a task's body of 1 MB.
-FOLLOWUP_BYTES: Final = 256_000
+# So many repeats of messages are known by their ids: some kilobytes of what continue-as-new carries.
+REPEATS: Final = 100
 # A step must be readable in the mirror 1 s after it began; one that ends sooner is written with what follows.
 VISIBLE: Final = timedelta(milliseconds=500)
 

@@ -24,10 +24,11 @@ with workflow.unsafe.imports_passed_through():
         SlotGranted,
     )
     from domain.names import TASK_RUNNER, CallbackKind, SignalName, UpdateName
+    from domain.spec import FOLLOWUP_BYTES
     from workflows.attempt import Attempt
     from workflows.conclusion import cancelled, conclude, will_retry
     from workflows.mirrored import CancelIntent, Fenced, StepFailed
-    from workflows.policies import FOLLOWUP_BYTES
+    from workflows.policies import REPEATS
     from workflows.steps.agent_session import agent_session
     from workflows.steps.attachment_transfer import attachment_transfer
     from workflows.steps.awaiting_followup import awaiting_followup
@@ -233,11 +234,21 @@ class TaskRunner:
     @workflow.update(name=UpdateName.FOLLOWUP)
     def followup(self, command: Followup) -> int:
         """Take the next message; returns the number of its turn."""
-        self.state.followups.append(command.message)
-        return self.state.turn + len(self.state.followups)
+        state, update = self.state, workflow.current_update_info()
+        if update is not None and update.id in state.said:
+            return state.said[update.id]
+        state.followups.append(command.message)
+        turn = state.turn + len(state.followups)
+        if update is not None:
+            # The server knows a repeat within one run only, and a conversation has many.
+            state.said = dict([*state.said.items(), (update.id, turn)][-REPEATS:])
+        return turn
 
     @followup.validator
     def _followup_is_awaited(self, command: Followup) -> None:
+        update = workflow.current_update_info()
+        if update is not None and update.id in self.state.said:
+            return
         if not command.message.strip():
             raise ApplicationError("The message is empty.", type="input", non_retryable=True)
         self._conversation_is_open()

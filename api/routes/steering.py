@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse
 
 from api import bodies
 from api.deps import INTENT_LEASE, Context, Ctx, Writer, now
-from api.idempotency import REPLAYED, Done, IdempotencyKey, amend, once
+from api.idempotency import REPLAYED, Done, IdempotencyKey, keep, once
 from api.problems import Problem
 from api.schemas.steering import PauseBody, PauseOut, PauseResult, ResumeBody, ResumeOut
 from domain.ids import new_id
@@ -75,7 +75,7 @@ async def pause(
     applied = Done(status=200, content=asked.model_dump(mode="json"))
     if key is not None:
         async with ctx.database.commit("tasks.pause_applied") as connection:
-            await amend(ctx, connection, project=caller.project, key=key, digest=body.digest, done=applied)
+            await keep(ctx, connection, project=caller.project, key=key, digest=body.digest, done=applied)
     return JSONResponse(applied.content, applied.status)
 
 
@@ -123,7 +123,10 @@ async def set_breakpoints(
     task_id: str,
     body: Annotated[bodies.Body[Breakpoints], Depends(bodies.json_of(Breakpoints))],
 ) -> JSONResponse:
-    """Replace all of them. A hold that is in effect stays; a visit that has passed its breakpoint does not go back."""
+    """Replace all of them. A hold that is in effect stays; a visit that has passed its breakpoint does not go back.
+
+    The attempt has been told when this answers, unless Temporal or every worker is away: then it is as soon as it can.
+    """
     async with ctx.database.begin("tasks.set_breakpoints") as connection:
         found = await holds.set_breakpoints(
             connection,
@@ -135,6 +138,8 @@ async def set_breakpoints(
         )
     steered = _found(found)
     _sender(ctx, steered)()
+    if steered.intent is not None:
+        await ctx.gateway.pause(TaskId(task_id), steered.intent.attempt)
     return JSONResponse(body.value.model_dump(mode="json"))
 
 

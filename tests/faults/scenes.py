@@ -148,6 +148,25 @@ async def steered(stack: FaultStack, caller: Caller) -> Ends:  # noqa: ARG001
     return {task: ("completed",)}
 
 
+async def conversation(stack: FaultStack, caller: Caller) -> Ends:  # noqa: ARG001
+    """One task is told a message and cancelled in its second turn; another one is closed."""
+    ends: dict[str, tuple[str, ...]] = {}
+    for outcome in ("cancelled", "completed"):
+        task = await caller.create(command=["true"], provider="external", retry={"max_attempts": 1}, followup=True)
+        row = await caller.reaches(task, step="workspace_dispatch")
+        token = await caller.token(row["workspace_id"])
+        for kind in ("ready", "finished"):
+            await caller.tell(row, kind, token)
+        await caller.reaches(task, step="awaiting_followup")
+        if outcome == "completed":
+            await caller.post(f"/v1/tasks/{task}/close", {})
+        else:
+            await caller.post(f"/v1/tasks/{task}/followups", {"message": "go on"})
+            await caller.cancel(task)
+        ends[task] = (outcome,)
+    return ends
+
+
 async def slow_workspace(stack: FaultStack, caller: Caller) -> Ends:
     """A workspace that is not ready in time: the node is asked whether it has it, and has it."""
     body = noting(stack.effects, "true") | {"setup": [["sleep", "3"]], "retry": {"max_attempts": 1}}
@@ -360,6 +379,7 @@ EVERYDAY: Final[tuple[Scene, ...]] = (
     started_later,
     retried,
     steered,
+    conversation,
 )
 # By the failpoint, or by what it begins with: which scene passes it. What is not here is passed by `local`.
 SCENE_OF: Final[Mapping[str, Scene]] = {
@@ -382,6 +402,9 @@ SCENE_OF: Final[Mapping[str, Scene]] = {
     "placement.wait_for_slot": crowd,
     "engine.clean_up": terminated,
     "engine.killed": drifted,
+    "conversations.": conversation,
+    "engine.close": conversation,
+    "engine.follow_up": conversation,
     "engine.look": terminated,
     "engine.polled": reported,
     "engine.problems": reported,

@@ -36,6 +36,12 @@ class Repeat:
     body: bytes = b"{}"
 
 
+class Elsewhere(str):
+    """A POST that takes a key, and which test proves it: it needs more than this suite has."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rule:
     """Who may: keys with any of `scopes` (an admin may always), or what `door` says.
@@ -120,6 +126,7 @@ async def delivery(api: Api) -> dict[str, str]:
 WEBHOOK: Final = b'{"url": "https://1.1.1.1/", "events": ["task.created"]}'
 READ, WRITE = (Scope.TASKS_READ,), (Scope.TASKS_WRITE,)
 INBOX: Final = "the inbox: one row per workspace, attempt, kind and turn; other content is 409 conflicting_callback"
+CONVERSATION: Final = "tests/workflows/test_conversation.py::test_a_repeat_is_the_same_turn"
 LATEST: Final = "the latest wins, and the same again changes nothing"
 TASK: Final = b'{"command": ["true"], "provider": "external"}'
 
@@ -143,6 +150,10 @@ TABLE: Final[Mapping[str, Rule]] = {
         body={"token": "of-the-table"},
         repeat=Repeat(path=paused, body=b'{"token": "of-the-table"}'),
     ),
+    "POST /v1/tasks/{task_id}/followups": Rule(
+        scopes=WRITE, hides="task_id", body={"message": "go on"}, repeat=Elsewhere(CONVERSATION)
+    ),
+    "POST /v1/tasks/{task_id}/close": Rule(scopes=WRITE, hides="task_id", repeat=Elsewhere(CONVERSATION)),
     "PUT /v1/tasks/{task_id}/breakpoints": Rule(scopes=WRITE, hides="task_id", body={}),
     "POST /v1/tasks/{task_id}/retry": Rule(scopes=WRITE, hides="task_id", repeat=Repeat(path=failed)),
     "GET /v1/tasks/{task_id}/events": Rule(scopes=READ, hides="task_id"),

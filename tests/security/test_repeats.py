@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -14,7 +15,9 @@ from domain.tokens import TokenKeys
 from store import idempotency
 from store.models import Attachment, Blob, Idempotency
 from tests.api.harness import Api
-from tests.security.table import TABLE, Repeat, Rule
+from tests.security.table import TABLE, Elsewhere, Repeat, Rule
+
+ROOT = Path(__file__).parents[2]
 
 KEYED = [route for route, rule in TABLE.items() if isinstance(rule.repeat, Repeat)]
 ONCE = {"POST /v1/keys": ("key", None)}  # what a repeat does not show again
@@ -60,7 +63,11 @@ def test_every_post_says_how_it_is_repeated() -> None:
         for route, operation in posts.items()
         if "Idempotency-Key" in [parameter["name"] for parameter in operation.get("parameters", [])]
     }
-    assert taking == set(KEYED)
+    elsewhere = {route for route, rule in TABLE.items() if isinstance(rule.repeat, Elsewhere)}
+    assert taking == {*KEYED, *elsewhere}
+    for route in elsewhere:
+        file, _, name = str(TABLE[route].repeat).partition("::")
+        assert f"async def {name}(" in (ROOT / file).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("route", KEYED)

@@ -76,6 +76,7 @@ async def set_breakpoints(
         )
 
     await _commit(task, asked)
+    await task.stage.gateway.pause(task.task, task.attempt)
 
 
 async def _commit(task: Running, asked: Any, *, told: bool = True) -> Steered:
