@@ -26,6 +26,8 @@ MINUTES: Final = 300
 SCENES: Final[tuple[Scene, ...]] = (local, external, crowd, cancelled, retried, terminated)
 # Who asks the clock of its own process, and why nothing is compared with another's.
 OWN_CLOCK: Final = {
+    "activities/post.py": "how long a receiver wants to be left alone, which says so as a date of its own clock",
+    "activities/postman.py": "the date of a signature, which a receiver compares with its own clock",
     "api/deps.py": "when a task was created or commanded, as its caller was told; tokens live for days",
     "api/health.py": "when the report was made, if the database does not answer",
     "workspaces/local.py": "the age of files that the same machine wrote",
