@@ -86,6 +86,7 @@ async def test_a_fact_says_which_visit_how_it_went_and_how_long(watched: Stage, 
     task = await watched.start(provider="external")
     await task.until("workspace_dispatch")
     await task.signal(SignalName.WORKSPACE_CLAIMED)
+    await task.until("workspace_ready")
     await task.signal(SignalName.WORKSPACE_FAILED, error={"code": "broken", "message": "no disk"})
     await task.end()
     await told(watched)
