@@ -1,6 +1,7 @@
 -- Give the new ones of p_events their numbers, write them, and apply what they change to the row.
 -- The caller holds the row's lock: numbers come from the locked row, so they have no gap and no repeat.
 -- What the project's webhooks want to hear of is committed with it, as their deliveries.
+-- A terminal event says the outcome and how long the attempt lasted, whoever writes it; one that never began: 0 s.
 -- An event whose key the log has already is not written again, and does not change the row again.
 CREATE OR REPLACE FUNCTION append_events(r tasks, p_events jsonb) RETURNS tasks
 LANGUAGE plpgsql AS $$
@@ -24,7 +25,15 @@ BEGIN
     WHERE NOT EXISTS (SELECT FROM events known WHERE known.task_id = r.id AND known.key = given.key)
   ), written AS (
     INSERT INTO events (task_id, seq, attempt, ts, type, source, step, data, key)
-    SELECT r.id, seq, attempt, ts, type, source, step, data, key FROM incoming
+    SELECT r.id, seq, attempt, ts, type, source, step,
+           CASE WHEN type IN ('task.completed', 'task.failed', 'task.cancelled')
+             THEN jsonb_build_object('outcome', split_part(type, '.', 2), 'duration_seconds', (
+               SELECT extract(epoch FROM greatest(incoming.ts - min(began.ts), interval '0')) FROM events began
+               WHERE began.task_id = r.id AND began.attempt = incoming.attempt AND began.type = 'attempt.started'
+             )) || data
+             ELSE data END,
+           key
+    FROM incoming
   )
   SELECT count(*), coalesce(jsonb_merge(changes ORDER BY seq), '{}'),
          array_agg(changes ->> 'status' ORDER BY seq) FILTER (WHERE changes ? 'status'), array_agg(type)
