@@ -44,6 +44,7 @@ from telemetry.endpoint import Counting, counting
 from telemetry.lines import LinesInterceptor
 from telemetry.metering import MeteringInterceptor
 from telemetry.metrics import Metrics
+from telemetry.traces import Traces, tracing
 from workflows import schedule
 from workflows.cleanup import Cleanup
 from workflows.gateway import Gateway
@@ -67,13 +68,17 @@ SERVER_ERRORS: Final = 500
 # Pure modules: the sandbox would import them again for every run.
 SANDBOX: Final = SandboxedWorkflowRunner(
     restrictions=SandboxRestrictions.default.with_passthrough_modules(
-        "domain", "workflows", "pydantic", "pydantic_core", "uuid_utils"
+        "domain", "workflows", "opentelemetry", "pydantic", "pydantic_core", "uuid_utils"
     )
 )
 
 
 async def connect(
-    *, payload_keys: SecretStr = UNENCRYPTED, lazy: bool = False, runtime: Runtime | None = None
+    *,
+    payload_keys: SecretStr = UNENCRYPTED,
+    lazy: bool = False,
+    runtime: Runtime | None = None,
+    traces: Traces | None = None,
 ) -> Client:
     """Return a client by Temporal's own environment configuration (`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, …).
 
@@ -82,6 +87,7 @@ async def connect(
     options: dict[str, Any] = {**ClientConfig.load_client_connect_config()}
     options.setdefault("target_host", "127.0.0.1:7233")
     converter = data_converter(payload_keys)
+    options["interceptors"] = [traces.interceptor] if traces else []
     return await Client.connect(**options, data_converter=converter, lazy=lazy, runtime=runtime or Runtime.default())
 
 
@@ -173,6 +179,7 @@ class Parts:
     gateway: Gateway
     dispatcher: Dispatcher
     counting: Counting
+    traces: Traces | None
 
 
 def counted(settings: Settings) -> AbstractAsyncContextManager[Counting]:
@@ -182,10 +189,13 @@ def counted(settings: Settings) -> AbstractAsyncContextManager[Counting]:
 
 
 @asynccontextmanager
-async def composed(settings: Settings, *, lazy: bool = False, observed: bool = False) -> AsyncIterator[Parts]:
+async def composed(
+    settings: Settings, *, service: str = "taskrunner", lazy: bool = False, observed: bool = False
+) -> AsyncIterator[Parts]:
     """Compose a process of the control plane; `lazy` lets it boot while Temporal is away, `observed` loads hooks."""
-    async with counted(settings) as counting:
-        client = await connect(payload_keys=settings.payload_keys, lazy=lazy, runtime=counting.runtime)
+    async with counted(settings) as counting, tracing(service) as traces:
+        keys, runtime = settings.payload_keys, counting.runtime
+        client = await connect(payload_keys=keys, lazy=lazy, runtime=runtime, traces=traces)
         database = Database(settings.database_url, pool=settings.database_pool)
         gateway = Gateway(client, ui_url=settings.temporal_ui_url)
         dispatcher = Dispatcher(
@@ -196,7 +206,7 @@ async def composed(settings: Settings, *, lazy: bool = False, observed: bool = F
             hooks=hooks.installed(database) if observed else None,
         )
         try:
-            yield Parts(settings, client, database, gateway, dispatcher, counting)
+            yield Parts(settings, client, database, gateway, dispatcher, counting, traces)
         finally:
             await dispatcher.close()
             await database.close()
@@ -205,7 +215,7 @@ async def composed(settings: Settings, *, lazy: bool = False, observed: bool = F
 @asynccontextmanager
 async def control_plane(settings: Settings) -> AsyncIterator[Parts]:
     """Run the control worker and the dispatcher's loop, and see to the reconciler's schedule."""
-    async with composed(settings, observed=True) as parts:
+    async with composed(settings, service="taskrunner-control", observed=True) as parts:
         reconciler = Reconciler(
             parts.database,
             parts.gateway,
@@ -289,8 +299,12 @@ async def run_node(settings: Settings) -> None:
     The node needs Temporal and the API, no open port and no database.
     """
     node_id = NodeId(settings.node_id)
-    async with counted(settings) as counting, httpx2.AsyncClient(timeout=API_LIMIT) as http:
-        client = await connect(payload_keys=settings.payload_keys, runtime=counting.runtime)
+    async with (
+        counted(settings) as counting,
+        tracing("taskrunner-node") as traces,
+        httpx2.AsyncClient(timeout=API_LIMIT) as http,
+    ):
+        client = await connect(payload_keys=settings.payload_keys, runtime=counting.runtime, traces=traces)
         providers = {Provider.LOCAL.value: local_provider(settings)}
         node = NodeWork(providers, client=http, api_key=settings.node_key.get_secret_value())
         async with contextlib.AsyncExitStack() as stack:

@@ -35,11 +35,13 @@ from api.routes import (
     webhooks,
     workspaces,
 )
+from api.traced import Traced
 from domain.signatures import SigningKeys
 from domain.tokens import TokenKeys
 from settings import Settings
 from store.engine import Database
 from telemetry.metrics import HealthGauges, Metrics
+from telemetry.traces import Traces
 from workflows.gateway import Gateway
 
 DESCRIPTION = (
@@ -69,14 +71,17 @@ def create_app(
     courier: Courier,
     decode: Decode | None = None,
     metrics: Metrics | None = None,
+    traces: Traces | None = None,
 ) -> FastAPI:
     """Return the API; raises ValueError if the settings hold no callback key.
 
-    `decode` reads encrypted histories, where they are; `metrics` are those of the process, if it has any. The caller
-    owns database, gateway and courier, and closes them after the server has stopped.
+    `decode` reads encrypted histories, where they are; `metrics` and `traces` are those of the process, if it has
+    any. The caller owns database, gateway and courier, and closes them after the server has stopped.
     """
     metrics = metrics or Metrics()
     app = assemble(answered=metrics.requested)
+    if traces is not None:
+        app.add_middleware(Traced, traces=traces)
     health = Health(database, gateway, budgets=settings.policy.budgets, thresholds=settings.health)
     metrics.refresh = partial(health.show, HealthGauges(metrics.registry))
     app.state.context = Context(

@@ -3,13 +3,16 @@
 import signal
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.edge import read_settings
+from cli.screen import complain
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from settings import Settings
 
 
@@ -33,17 +36,28 @@ def worker(
     if node_id:
         settings = settings.model_copy(update={"node_id": node_id})
     main = {Role.CONTROL: workers.run_control, Role.NODE: workers.run_node}[role]
-    workers.run(main(settings))
+    _run(main(settings))
 
 
 def api() -> None:
     """Serve the API until SIGTERM."""
     from cli import journal
-    from worker import run
 
     settings = read_settings()
     journal.configure(level=settings.log_level)
-    run(_serve(settings))
+    _run(_serve(settings))
+
+
+def _run(main: "Coroutine[Any, Any, None]") -> None:
+    """Run a process; one that is asked for what is not installed says so and ends."""
+    import worker as workers
+    from telemetry.traces import ExporterMissingError
+
+    try:
+        workers.run(main)
+    except ExporterMissingError as error:
+        complain(str(error))
+        raise typer.Exit(2) from None
 
 
 async def _serve(settings: "Settings") -> None:
@@ -57,7 +71,7 @@ async def _serve(settings: "Settings") -> None:
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again after it has stopped
         signal.signal(number, lambda *_: None)
     codec = codec_of(settings.payload_keys)
-    async with composed(settings, lazy=True) as parts:
+    async with composed(settings, service="taskrunner-api", lazy=True) as parts:
         config = uvicorn.Config(
             create_app(
                 settings=settings,
@@ -66,6 +80,7 @@ async def _serve(settings: "Settings") -> None:
                 courier=parts.dispatcher,
                 decode=partial(decode_json, codec) if codec else None,
                 metrics=parts.counting.metrics,
+                traces=parts.traces,
             ),
             http=BoundedProtocol,
             host=settings.host,

@@ -244,6 +244,7 @@ class WorkspaceOrder(BaseModel):
     lease_seconds: float = 120.0
     log_limit: int = 10_000_000
     result_limit: int = 64_000
+    traceparent: str | None = None
 
 
 class Acknowledgement(BaseModel):
@@ -432,6 +433,8 @@ class RunnerInput(BaseModel):
     pause: str | None = None
     pause_reason: str | None = None
     breakpoints: Breakpoints | None = None
+    # The trace of the request that made the task, by W3C's Trace Context.
+    traceparent: str | None = None
     # What the run before this one knew, when the attempt has continued as new.
     state: RunnerState | None = None
 

@@ -134,6 +134,7 @@ class Task(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     checked_at: Mapped[datetime | None]
+    traceparent: Mapped[str | None]
     __table_args__ = (
         one_of("status", TaskStatus),
         one_of("step", Step),

@@ -49,6 +49,7 @@ COLUMNS: Final = (
     Task.updated_at,
     Task.started_at,
     Task.finished_at,
+    Task.traceparent,
 )
 # Made once: SQLAlchemy matches the columns of a statement anew for every new object.
 _GET: Final = select(*COLUMNS).where(Task.id == bindparam("task"), Task.project == bindparam("project"))
@@ -59,10 +60,10 @@ FIRST_QUEUED: Final = "1:task.queued"
 _CREATE: Final = text("""
 WITH created AS (
   INSERT INTO tasks (id, project, name, status, max_attempts, priority, labels, spec, breakpoints, last_seq,
-                     created_at, updated_at)
+                     created_at, updated_at, traceparent)
   VALUES (:id, :project, :name, CASE WHEN :start THEN 'queued' ELSE 'ready' END, :max_attempts, :priority,
           CAST(:labels AS jsonb), CAST(:spec AS jsonb), CAST(:breakpoints AS jsonb), CASE WHEN :start THEN 2 ELSE 1 END,
-          :now, :now)
+          :now, :now, :traceparent)
 ), first AS (
   SELECT * FROM (
     VALUES (1, 'task.created', CAST(:facts AS text), 'api:created'), (2, 'task.queued', '{}', '1:task.queued')
@@ -119,6 +120,7 @@ async def create(
     now: datetime,
     lease_to: str,
     lease: timedelta,
+    traceparent: str | None = None,
 ) -> Created:
     """Write a task, its first events and (unless `start` is False) its start intent, leased to the writer."""
     plain = json_of(spec)
@@ -138,6 +140,7 @@ async def create(
         "now": now,
         "lease_to": lease_to,
         "lease": lease,
+        "traceparent": traceparent,
     }
     number = (await connection.execute(_CREATE, parameters)).scalar_one_or_none()
     intent = Intent(id=number, kind=OutboxKind.START, task_id=task, attempt=1) if number is not None else None
@@ -159,6 +162,7 @@ async def create(
         "last_seq": 2 if start else 1,
         "created_at": now,
         "updated_at": now,
+        "traceparent": traceparent,
     }
     return Created(row=row, intent=intent)
 
@@ -222,6 +226,7 @@ async def start_argument(connection: AsyncConnection, task: TaskId, attempt: int
             Task.pause_token.label("pause"),
             Task.pause_reason,
             Task.breakpoints,
+            Task.traceparent,
             case((Workspace.id.is_not(None), resume)).label("resume"),
         )
         .join(Workspace, owned, isouter=True)

@@ -61,6 +61,7 @@ class Attempt(Lasting):
             lease_seconds=self.policy.supervision.lease.total_seconds(),
             log_limit=self.policy.limits.log_per_attempt,
             result_limit=self.policy.limits.result,
+            traceparent=self.argument.traceparent,
         )
 
     async def wait(self, until: Callable[[], bool], *, within: timedelta, holds: bool = True) -> bool:

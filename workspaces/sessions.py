@@ -31,8 +31,9 @@ def latest_attempt(control: Path) -> int:
 
 
 def variables(order: WorkspaceOrder, paths: Mapping[str, str], callback_url: str, turn: int) -> dict[str, str]:
-    """Return the TASKRUNNER_ environment of a command."""
-    return {
+    """Return the TASKRUNNER_ environment of a command, and the task's trace if it has one."""
+    trace = {"TRACEPARENT": order.traceparent} if order.traceparent else {}
+    return trace | {
         "TASKRUNNER_TASK_ID": order.task_id,
         "TASKRUNNER_ATTEMPT": str(order.attempt),
         "TASKRUNNER_TURN": str(turn),
@@ -67,6 +68,7 @@ def content(
         "log_limit": order.log_limit,
         "result_limit": order.result_limit,
         "artifact_limit": ARTIFACT_LIMIT,
+        "traceparent": order.traceparent,
         "environment": {**base, **spec.env, **variables(order, paths, callback_url, turn)},
         "secrets": list(spec.secrets),
         "resources": spec.resources.model_dump(exclude_none=True),

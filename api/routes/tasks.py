@@ -24,6 +24,7 @@ from settings import PREFIX
 from store import attachments, commands, tasks
 from store.commands import Commanded, Outcome
 from store.models import OutboxKind
+from telemetry.traces import current
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
@@ -40,7 +41,7 @@ async def create(
     key: IdempotencyKey = None,
 ) -> JSONResponse:
     """Row, first events and start intent are one transaction; the answer does not wait for the engine."""
-    spec, task = body.value, TaskId(new_id())
+    spec, task, traceparent = body.value, TaskId(new_id()), current()
     token = ctx.settings.callback_token
     if reason := outlived(ctx.policy.budgets, spec.timeouts, callback_token=token, prefix=PREFIX):
         raise invalid("timeouts", reason)
@@ -59,6 +60,7 @@ async def create(
             now=now(),
             lease_to=ctx.courier.name,
             lease=INTENT_LEASE,
+            traceparent=traceparent,
         )
 
         def send() -> None:
@@ -71,6 +73,7 @@ async def create(
                     name=spec.title,
                     policy=ctx.policy,
                     breakpoints=spec.breakpoints or None,
+                    traceparent=traceparent,
                 )
                 ctx.courier.send(created.intent, argument)
 
@@ -211,6 +214,7 @@ def _sender(ctx: Context, commanded: Commanded) -> Callable[[], None] | None:
         name=row["name"],
         run_id=row["run_id"],
         policy=ctx.policy,
+        traceparent=row["traceparent"],
         pause=row["pause_token"],
         pause_reason=row["pause_reason"],
         breakpoints=row["breakpoints"],

@@ -92,6 +92,7 @@ class TaskOut(BaseModel):
     node_id: str | None
     workflow_id: str | None = Field(description="The current attempt's workflow; null while the task is `ready`.")
     temporal_url: str | None
+    traceparent: str | None = Field(description="The trace of the request that made it, if requests are traced.")
     version: int
     last_seq: int
     cancel_requested_at: datetime | None

@@ -17,7 +17,7 @@ DRAIN = 2.0  # seconds for a pipe whose writers are all dead
 
 def run(session: Session, secrets: dict[str, str]) -> None:
     """Run the command, write the exit file, then tell the API: what the API does not hear, the file still says."""
-    callbacks = Callbacks(session.callback_url, session.token)
+    callbacks = Callbacks(session.callback_url, session.token, traceparent=session.traceparent)
     output = Output(session.log, session.log_limit, callbacks)
     stop = commands.Stop()
     stop.on_sigterm()

@@ -39,12 +39,13 @@ class Callbacks:
     `gone` is set by the first 410: the attempt ended, the workspace should stop. `closing` ends all waiting.
     """
 
-    def __init__(self, url: str, token: Path) -> None:
+    def __init__(self, url: str, token: Path, *, traceparent: str | None = None) -> None:
         self.url = url.rstrip("/")
         self.gone = threading.Event()
         self.closing = threading.Event()
         self.last_contact = now()
         self._token = token
+        self._trace = {"traceparent": traceparent} if traceparent else {}
         self._stop: Callable[[], None] | None = None
 
     def on_gone(self, stop: Callable[[], None]) -> None:
@@ -96,6 +97,7 @@ class Callbacks:
         try:
             # Read each time: every turn has a fresh one.
             headers = {"Authorization": f"Bearer {self._token.read_text('ascii').strip()}", "Content-Type": kind}
+            headers.update(self._trace)
             if not isinstance(content, bytes):
                 content.seek(0)
                 headers["Content-Length"] = str(trees.size(content))

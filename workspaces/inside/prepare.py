@@ -16,7 +16,7 @@ DRAIN = 0.5  # seconds for the rest of a command's output; what it left running 
 
 def run(session: Session, secrets: dict[str, str]) -> None:
     """Make the work directory what the task asks for, and say so."""
-    callbacks = Callbacks(session.callback_url, session.token)
+    callbacks = Callbacks(session.callback_url, session.token, traceparent=session.traceparent)
     output = Output(session.log, session.log_limit, callbacks)
     stop = commands.Stop()
     stop.then = callbacks.closing.set

@@ -21,6 +21,7 @@ class Session:
         self.name = name
         self.workspace_id: str = raw["workspace_id"]
         self.callback_url: str = raw["callback_url"]
+        self.traceparent: str | None = raw.get("traceparent")
         self.lease_seconds: float = raw["lease_seconds"]
         self.heartbeat_seconds: float = raw["heartbeat_seconds"]
         self.log_limit: int = raw["log_limit"]
