@@ -37,7 +37,7 @@ class Changes:
     def away(self, error: RemoteError | None) -> None:
         """Say it on standard error."""
         if error:
-            complain(f"{error}; trying again")
+            complain(f"{error.first_line}; trying again")
 
     def changed(self, row: Row, *, ts: str | None = None) -> None:
         """Write the row, unless it looks as it did."""
@@ -77,7 +77,7 @@ class Panel:
 
     def away(self, error: RemoteError | None) -> None:
         """Keep it for the line on top."""
-        self._away = str(error) if error else ""
+        self._away = error.first_line if error else ""
 
     def changed(self, row: Row, *, ts: str | None = None) -> None:
         """Nothing: the next drawing shows it."""

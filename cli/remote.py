@@ -5,12 +5,23 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import httpx2
 
 from cli.data_dir import DataDir
 
+AGAIN: Final = "Try again in a moment."
+# What to do about a problem, by its code, where its own words do not say it.
+REMEDIES: Final = {
+    "unauthorized": "Set TASKRUNNER_API_KEY, or run this where the stack's data directory is (--data-dir).",
+    "forbidden": "Use another key; `taskrunner keys create NAME --scope …` makes one, with an admin's key.",
+    "not_found": "`taskrunner tasks list` shows the tasks that there are.",
+    "already_completed": "Create the task again: `taskrunner start -- …`.",
+    "not_ended": "`taskrunner tasks explain TASK` says what it waits for.",
+    "stale_token": "`taskrunner tasks show TASK` says what holds it now.",
+    "internal": "Report it with the request's id, {request_id}.",
+}
 DEFAULT_URL = "http://127.0.0.1:8080"
 TIMEOUT = httpx2.Timeout(30, connect=5)
 
@@ -22,6 +33,11 @@ class RemoteError(RuntimeError):
         super().__init__(message)
         self.code = code
         self.status = status
+
+    @property
+    def first_line(self) -> str:
+        """What is the matter, without details and remedy."""
+        return str(self).partition("\n")[0]
 
     @property
     def transient(self) -> bool:
@@ -113,18 +129,22 @@ def _given(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def problem(response: httpx2.Response) -> RemoteError:
-    """Turn an answer of RFC 9457 (or of a proxy that knows nothing of it) into a sentence."""
+    """Turn an answer of RFC 9457 (or of a proxy that knows nothing of it) into sentences: title, detail, what to do."""
     try:
         told = response.json()
     except ValueError:
         told = {}
     if not isinstance(told, dict):
         told = {}
-    text = told.get("detail") or told.get("title") or response.reason_phrase
-    for error in told.get("errors") or []:
-        field = error.get("field") or ".".join(str(part) for part in error.get("loc", ()))
-        text += f"\n  {field}: {error.get('reason') or error.get('msg') or error.get('message')}"
     code = str(told.get("code") or f"http_{response.status_code}")
-    if response.status_code == httpx2.codes.UNAUTHORIZED:
-        text += "\nset TASKRUNNER_API_KEY, or run this where the stack's data directory is (--data-dir)"
-    return RemoteError(f"{text} ({code})", code=code, status=response.status_code)
+    reasons = [
+        f"{error.get('field') or '.'.join(str(part) for part in error.get('loc', ()))}: "
+        f"{error.get('reason') or error.get('msg') or error.get('message')}"
+        for error in told.get("errors") or []
+    ]
+    title = told.get("title") or told.get("detail") or response.reason_phrase
+    # A detail that only repeats what stands beside it is left out.
+    details = [each for each in (told.get("detail"), *reasons) if each and each not in (title, code)]
+    remedy = REMEDIES.get(code, AGAIN if told.get("retryable") else "").format(**{"request_id": "?", **told})
+    lines = [f"{title} ({code})", *dict.fromkeys(details), *([remedy] if remedy else [])]
+    return RemoteError("\n  ".join(lines), code=code, status=response.status_code)

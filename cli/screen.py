@@ -24,6 +24,8 @@ COLOURS = {
     "delegated": "cyan",
 }
 MINUTE = 60
+GAP = 2  # between columns
+LAST_COLUMN = 12  # the least that is left for it
 
 
 def printable(text: str) -> str:
@@ -97,9 +99,20 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         for row in (columns, *rows):
             tabbed(screen, row)
         return
-    made = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        made.add_row(*row)
+    cells = [[Text.from_markup(cell) for cell in row] for row in (columns, *rows)]
+    widths = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
+    widths[-1] = min(widths[-1], LAST_COLUMN)
+    kept = list(range(len(columns)))
+    # The first column is what a person copies, the last one what it is: those between are left out, not cut.
+    while len(kept) > len((0, -1)) and sum(widths[place] + GAP for place in kept) > screen.width:
+        del kept[-2]
+    widths[-1] = max(LAST_COLUMN, screen.width - sum(widths[place] + GAP for place in kept[:-1]))
+    made = Table(box=None, pad_edge=False)
+    for place in kept:
+        least = widths[place] if place == 0 else None
+        made.add_column(cells[0][place], no_wrap=True, overflow="ellipsis", min_width=least, max_width=widths[place])
+    for line in cells[1:]:
+        made.add_row(*(line[place] for place in kept))
     screen.print(made)
 
 

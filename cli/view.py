@@ -43,7 +43,7 @@ class View:
     def away(self, error: RemoteError | None) -> None:
         """Say that the API is away, and is waited for; or, with None, that it is back."""
         if error:
-            complain(f"{error}; trying again")
+            complain(f"{error.first_line}; trying again")
 
 
 class Clock:
@@ -123,7 +123,7 @@ class Live(View):
         """Keep it in the line, below a sentence; without a terminal, on standard error."""
         self._now.away = "the API is away" if error else ""
         if error and self.screen.is_terminal:
-            self.screen.print(f"[red]![/] {escape(str(error))}; trying again")
+            self.screen.print(f"[red]![/] {escape(error.first_line)}; trying again")
         else:
             super().away(error)
 

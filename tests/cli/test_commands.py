@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,21 @@ def test_a_table_for_programs_has_tabs_and_one_line_for_each_row(capsys: pytest.
     """Cells as they are, without colours; neither tab nor line break nor control character within one."""
     table(("id", "name"), [("1", coloured("failed")), ("2", escape("a\tb\n[c]\x1b[2J"))])
     assert capsys.readouterr().out == "id\tname\n1\tfailed\n2\ta b [c]\\x1b[2J\n"
+
+
+@pytest.mark.parametrize(("width", "columns"), [(40, "id name"), (60, "id status name"), (200, "id status step name")])
+def test_an_id_is_never_cut(
+    width: int, columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A person copies it from any screen: columns that have no room are left out, and a row stays one line."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(width))
+    identity = "01a1fcfe-40ee-7495-9b9c-0c571f8c948f"
+    table(("id", "status", "step", "name"), [(identity, coloured("failed"), "running", "a long name " * 20)] * 3)
+    head, *rows = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert head.split() == columns.split()
+    assert [identity in row for row in rows] == [True] * 3
 
 
 def test_colour_is_for_terminals_only(data_dir: Path) -> None:

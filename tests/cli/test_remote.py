@@ -16,9 +16,30 @@ ANSWERS: dict[str, tuple[int, str]] = {
     "/v1/tasks/wrong": (
         422,
         json.dumps(
-            {"detail": "the body is wrong", "code": "invalid", "errors": [{"field": "command", "reason": "empty"}]}
+            {
+                "title": "Invalid",
+                "detail": "the body is wrong",
+                "code": "invalid",
+                "errors": [{"field": "command", "reason": "empty"}],
+            }
         ),
     ),
+    "/v1/tasks/repeats": (
+        422,
+        json.dumps(
+            {
+                "title": "Invalid",
+                "detail": "command: empty",
+                "code": "invalid",
+                "errors": [{"field": "command", "reason": "empty"}],
+            }
+        ),
+    ),
+    "/v1/tasks/away": (
+        503,
+        json.dumps({"title": "The database is away", "code": "database_unavailable", "retryable": True}),
+    ),
+    "/v1/tasks/broken": (500, json.dumps({"title": "A fault", "code": "internal", "request_id": "r-1"})),
     "/proxy": (502, "<html>bad gateway</html>"),
     "/list-answer": (500, "[]"),
     "/closed": (401, json.dumps({"detail": "no key", "code": "unauthorized"})),
@@ -63,11 +84,14 @@ def remote() -> Iterator[Remote]:
 @pytest.mark.parametrize(
     ("path", "code", "says"),
     [
-        ("/v1/tasks/unknown", "not_found", "no such task (not_found)"),
-        ("/v1/tasks/wrong", "invalid", "the body is wrong\n  command: empty (invalid)"),
+        ("/v1/tasks/unknown", "not_found", "Not found (not_found)\n  no such task\n  `taskrunner tasks list` shows"),
+        ("/v1/tasks/wrong", "invalid", "Invalid (invalid)\n  the body is wrong\n  command: empty"),
+        ("/v1/tasks/repeats", "invalid", "Invalid (invalid)\n  command: empty"),
+        ("/v1/tasks/away", "database_unavailable", "The database is away (database_unavailable)\n  Try again"),
+        ("/v1/tasks/broken", "internal", "A fault (internal)\n  Report it with the request's id, r-1."),
         ("/proxy", "http_502", "Bad Gateway (http_502)"),
         ("/list-answer", "http_500", "Internal Server Error (http_500)"),
-        ("/closed", "unauthorized", "no key\nset TASKRUNNER_API_KEY"),
+        ("/closed", "unauthorized", "no key (unauthorized)\n  Set TASKRUNNER_API_KEY"),
     ],
 )
 def test_a_problem_becomes_a_sentence(remote: Remote, path: str, code: str, says: str) -> None:

@@ -87,4 +87,4 @@ def test_on_a_terminal_it_is_a_live_table_that_gives_the_terminal_back(stack: St
 def test_a_key_that_is_refused_ends_it(stack: StackProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code 1 and a sentence that says what to set, before anything is drawn."""
     monkeypatch.setitem(stack.env, "TASKRUNNER_API_KEY", "tr_wrong")
-    assert "set TASKRUNNER_API_KEY" in stack.run("watch", code=1)
+    assert "Set TASKRUNNER_API_KEY" in stack.run("watch", code=1)
