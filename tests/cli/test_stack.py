@@ -281,7 +281,7 @@ def test_no_secret_is_in_an_argument_list(stack: StackProcess) -> None:
     for process in stack.family():
         with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
             shown += " ".join(process.cmdline())
-    assert len(secrets) == 4
+    assert len(secrets) == 5
     assert not [secret for secret in secrets if secret in shown]
     node = stack.child("worker --role node").environ()
     assert not {"TASKRUNNER_DATABASE_URL", "TASKRUNNER_CALLBACK_KEYS"} & {key for key, value in node.items() if value}
