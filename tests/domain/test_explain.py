@@ -157,6 +157,12 @@ def test_a_pause_and_a_cancel_come_before_the_step(status: TaskStatus, step: Ste
     assert asked.until is None
     taken = told(replace(facts, cancel_requested_at=NOW, force_due_at=LATER))
     assert taken.until == LATER
+    held = replace(facts, paused=True, paused_at=NOW, paused_until=LATER)
+    explanation = told(held)
+    assert (explanation.since, explanation.until) == (NOW, LATER)
+    assert explanation.on_failure is not None
+    assert (explanation.on_failure.code, explanation.on_failure.status) == ("cap_paused", S.FAILED)
+    assert told(replace(held, cancel_requested_at=NOW)).waits_for.code == "cancel"
 
 
 @pytest.mark.parametrize(

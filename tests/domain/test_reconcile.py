@@ -54,6 +54,26 @@ def test_a_workflow_with_problems_is_flagged() -> None:
     assert decide(RUNNING, Sight(Seen.RUNNING, "cause=NonDeterminismError"), NOW).action is Action.FLAGGED_PROBLEMS
 
 
+@pytest.mark.parametrize("step", [step for step in Step if step is not Step.CLEANUP])
+def test_a_held_task_is_left_alone_until_its_cap(step: Step) -> None:
+    """However long the step had; past the longest pause it should have failed by itself, and is flagged."""
+    until = NOW + timedelta(hours=72)
+    held = replace(RUNNING, step=step, paused=True, paused_at=NOW, paused_until=until)
+    assert decide(held, Sight(Seen.RUNNING), until + GRACE).action is Action.LEFT_ALONE
+    late = until + GRACE + timedelta(seconds=1)
+    assert decide(held, Sight(Seen.RUNNING), late).action is Action.FLAGGED_OVERDUE
+
+
+def test_a_task_that_was_resumed_and_does_not_move_is_flagged() -> None:
+    """When its step's budget is over, later by the time in which it was held."""
+    held_for = timedelta(hours=3)
+    resumed = replace(RUNNING, step=Step.WORKSPACE_READY, paused_for=held_for)
+    over = RUNNING.since + held_for + Budgets().workspace_ready + GRACE
+    assert decide(resumed, Sight(Seen.RUNNING), over).action is Action.LEFT_ALONE
+    late = over + timedelta(seconds=1)
+    assert decide(resumed, Sight(Seen.RUNNING), late).action is Action.FLAGGED_OVERDUE
+
+
 def test_a_workflow_past_its_deadline_is_flagged() -> None:
     """By the deadline of the explanation, with the grace."""
     since = RUNNING.since + Budgets().running + GRACE

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Final
 
 import pytest
+from temporalio.client import WorkflowFailureError
 
 from domain.lifecycle import Step
 from domain.messages import Hold
@@ -144,3 +145,20 @@ async def test_three_days_are_the_most(skipping_stage: Stage) -> None:
     events = await task.events()
     paused = next(event.ts for event in events if event.type == "task.paused")
     assert 72 * HOUR <= events[-1].ts - paused < 72.1 * HOUR
+
+
+async def test_a_sweep_leaves_a_held_task_alone(stage: Stage) -> None:
+    """Held before the sweep and after it, though nothing has moved for longer than its wait may last."""
+    task = await external(stage, Step.WORKSPACE_READY)
+    hold = await pause(task)
+    await stage.execute(
+        "UPDATE tasks SET updated_at = updated_at - interval '2 h', step_started_at = step_started_at - interval '2 h'"
+        " WHERE id = :id",
+        id=task.task,
+    )
+    report = await stage.sweep()
+    assert [action for action, ids in report.ids.items() if task.task in ids] == []
+    assert await stage.gateway.pause(task.task, 1) == hold
+    await task.handle.cancel()
+    with pytest.raises(WorkflowFailureError):
+        await task.handle.result()
