@@ -13,7 +13,7 @@ import psutil
 
 CHECKOUT = Path(__file__).parents[2]
 ANY_PORTS = ("--temporal-port", "0", "--temporal-ui-port", "0")
-PATIENCE = 60
+PATIENCE = 120  # seconds; a limit for what hangs: a whole stack comes and goes in this on a busy machine
 
 
 def environment(data_dir: Path, **more: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from temporalio.client import Client
 from cli.embedded.postgres import Postgres
 from cli.embedded.temporal import TemporalDevServer
 from cli.remote import Remote
-from tests.cli.stacks import StackProcess
+from tests.cli.stacks import PATIENCE, StackProcess
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_ctrl_c_cancels_the_task(stack: StackProcess) -> None:
     while "now" not in following.stdout.readline():
         pass
     following.send_signal(signal.SIGINT)
-    rest, said = following.communicate(timeout=60)
+    rest, said = following.communicate(timeout=PATIENCE)
     assert following.returncode == 130
     assert "asked to cancel" in said
     assert "cancelled in" in rest
@@ -320,7 +320,7 @@ def test_what_dies_is_started_again_and_a_killed_stack_goes_on(tmp_path: Path) -
         shown = json.loads(stack.run("tasks", "show", task["id"], "--json"))
         assert (shown["status"], shown["result"], shown["attempt"]) == ("completed", {"went": "on"}, 1), followed
         go.touch()
-        assert following.communicate(timeout=60)[0] == "went on\n"
+        assert following.communicate(timeout=PATIENCE)[0] == "went on\n"
         shown = json.loads(stack.run("tasks", "show", running, "--json"))
         assert (shown["status"], shown["attempt"]) == ("completed", 1)
     finally:
@@ -367,7 +367,7 @@ def test_ctrl_c_stops_the_demo_and_what_it_started(tmp_path: Path) -> None:
     while "now" not in (line := demo.stdout.readline()):
         assert line
     demo.send_signal(signal.SIGINT)
-    printed, _ = demo.communicate(timeout=60)
+    printed, _ = demo.communicate(timeout=PATIENCE)
     assert demo.returncode == 130, printed
     assert not [process for process in psutil.process_iter(["cmdline"]) if "4711" in (process.info["cmdline"] or ())]
     assert not list(tmp_path.glob("taskrunner-demo-*"))

@@ -59,6 +59,7 @@ from worker import control_worker
 from workflows.gateway import Gateway, Sent
 from workflows.ports import NodeActivities
 
+STEP_LIMIT = 20
 PATIENCE = 60.0  # how long the busiest machine may take: a limit for what hangs, and no fact of any test
 Script = Callable[[Any], Awaitable[Any]]
 
@@ -156,7 +157,11 @@ class Stage:
             retention=Retention(),
             idempotency=timedelta(days=1),
         )
-        return control_worker(client, self.database, self.dispatcher, reconciler, **(defaults | options))
+        worker = control_worker(client, self.database, self.dispatcher, reconciler, **(defaults | options))
+        # The SDK interrupts a workflow that takes 2 s for a step, wherever it is: on a busy machine, a healthy one.
+        assert worker._workflow_worker
+        worker._workflow_worker._deadlock_timeout_seconds = STEP_LIMIT
+        return worker
 
     async def sweep(self, *, dry_run: bool = False) -> Report:
         """Run one sweep of the reconciler, as `taskrunner reconcile` does."""
