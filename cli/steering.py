@@ -4,6 +4,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from cli import completion
 from cli.data_dir import DEFAULT, DataDirOption
 from cli.remote import connect
 from cli.screen import JsonOption, console, escape, print_json
@@ -13,7 +14,9 @@ PAUSES: Final = {
     "requested": "requested; it holds as soon as what is under way has ended",
     "applied": "applied; it holds until `taskrunner tasks resume`",
 }
-Steps = Annotated[list[str] | None, typer.Option(help="A step; may be repeated.", metavar="STEP")]
+Steps = Annotated[
+    list[str] | None, typer.Option(help="A step; may be repeated.", metavar="STEP", autocompletion=completion.steps)
+]
 
 
 def pause(

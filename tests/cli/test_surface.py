@@ -78,6 +78,7 @@ def test_every_example_is_one(path: str, example: str) -> None:
         ("taskrunner tasks ex", ["explain"]),
         ("taskrunner tasks list --status ", list(TaskStatus)),
         ("taskrunner tasks list --step workspace_", [step for step in Step if step.startswith("workspace_")]),
+        ("taskrunner tasks breakpoints x --before clean", [Step.CLEANUP]),
         ("taskrunner tasks events x --type task.c", [kind for kind in EventType if kind.startswith("task.c")]),
         ("taskrunner tasks show ", []),
     ],
