@@ -225,9 +225,11 @@ async def control_plane(settings: Settings) -> AsyncIterator[Parts]:
             idempotency=settings.idempotency,
         )
         metrics = parts.counting.metrics
-        async with control_worker(parts.client, parts.database, parts.dispatcher, reconciler, metrics=metrics):
+        async with (
+            webhooks_delivered(settings, parts.database),
+            control_worker(parts.client, parts.database, parts.dispatcher, reconciler, metrics=metrics),
+        ):
             loops = [
-                asyncio.create_task(deliver_webhooks(settings, parts.database)),
                 asyncio.create_task(parts.dispatcher.run()),
                 asyncio.create_task(keep_schedule(parts.client, settings.reconcile_every)),
             ]
@@ -239,19 +241,24 @@ async def control_plane(settings: Settings) -> AsyncIterator[Parts]:
                 await asyncio.gather(*loops, return_exceptions=True)
 
 
-async def deliver_webhooks(settings: Settings, database: Database) -> None:
-    """Send webhooks, where there is a key that signs them, until cancelled; what is under way is finished then."""
+@asynccontextmanager
+async def webhooks_delivered(settings: Settings, database: Database) -> AsyncIterator[None]:
+    """Send webhooks meanwhile, where there is a key that signs them. Raises OSError for a `ca_file` that is none."""
     keys = SigningKeys.parse(settings.webhook_keys.get_secret_value())
     if keys is None:
+        yield
         return
     authorities = httpcore2.default_ssl_context()
     if settings.webhooks.ca_file is not None:
         authorities.load_verify_locations(settings.webhooks.ca_file)
     post = Post(GuardedNetwork(settings.webhooks.allowed_networks), authorities=authorities)
     postman = Postman(database, post, keys, settings.webhooks)
+    rounds = asyncio.create_task(postman.run())
     try:
-        await postman.run()
+        yield
     finally:
+        rounds.cancel()
+        await asyncio.gather(rounds, return_exceptions=True)
         await postman.close()
 
 

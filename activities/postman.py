@@ -28,6 +28,8 @@ log = structlog.get_logger()
 # Longer than a try, so that nobody sends what its owner is still sending.
 LEASE: Final = 2 * TRY_LIMIT
 LOOK_AGAIN: Final = 0.5
+# A worker that stops has little time, and this is not its last duty.
+CLOSING: Final = 3.0
 MOST: Final = 64
 MOST_OF_ONE: Final = 8
 
@@ -72,8 +74,12 @@ class Postman:
         return len(taken)
 
     async def close(self) -> None:
-        """Finish what is under way."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Finish what is under way, but wait for no slow receiver: its message is the next one's."""
+        if self._tasks:
+            _, slow = await asyncio.wait(self._tasks, timeout=CLOSING)
+            for task in slow:
+                task.cancel()
+            await asyncio.gather(*slow, return_exceptions=True)
         await self._post.close()
 
     async def _carry(self, due: Due) -> None:

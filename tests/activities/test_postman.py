@@ -5,6 +5,7 @@ import base64
 import hashlib
 import hmac
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -12,20 +13,23 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from activities.post import GuardedNetwork, Post
-from activities.postman import Postman
+from activities.postman import CLOSING, Postman
 from domain import failpoints
 from domain.events import EventType
 from domain.ids import new_id
 from domain.names import DEFAULT_PROJECT
 from domain.signatures import SigningKeys, shown
 from domain.webhooks import Webhooks
+from settings import Settings
 from store import webhooks
 from store.engine import Database
 from tests.activities.receiver import Got, Receiver, answering, hanging, receiving
 from tests.store.rows import batch, create_task, event, flush, scalar
+from worker import webhooks_delivered
 
 KEYS = SigningKeys({"k1": b"k" * 32})
 NETWORKS = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
@@ -225,7 +229,7 @@ async def test_who_dies_between_sending_and_noting_leaves_it_to_the_next(
 
 
 async def test_a_receiver_that_hangs_delays_no_other(database: Database, receiver: Receiver, tmp_path: Path) -> None:
-    """With a hundred messages for one that hangs, another gets all of its own meanwhile."""
+    """With a hundred messages for one that hangs, another gets all of its own meanwhile; nor does it delay the end."""
     receiver.always = hanging
     stuck = await webhook(database, receiver)
     (tmp_path / "other").mkdir()
@@ -245,9 +249,9 @@ async def test_a_receiver_that_hangs_delays_no_other(database: Database, receive
         assert 0 < len(receiver.got) <= 8
         rounds.cancel()
         await asyncio.gather(rounds, return_exceptions=True)
-        for task in postman._tasks:
-            task.cancel()
+        began = time.monotonic()
         await postman.close()
+        assert time.monotonic() - began < CLOSING + 2
     assert await scalar(database, "SELECT count(*) FROM deliveries WHERE webhook_id = :w", w=stuck) == 130
 
 
@@ -336,3 +340,12 @@ async def test_a_deleted_webhook_or_task_is_noted_nowhere(database: Database, re
         async with database.begin("test") as connection:
             assert await webhooks.delete(connection, DEFAULT_PROJECT, hook)
     assert await scalar(database, "SELECT count(*) FROM deliveries WHERE webhook_id = :w", w=hook) == 0
+
+
+async def test_authorities_that_are_no_file_are_told_at_the_start(database: Database, tmp_path: Path) -> None:
+    """The worker does not start without what the operator named, and then delivers nothing."""
+    missing = Webhooks(ca_file=tmp_path / "none.pem")
+    settings = Settings(webhook_keys=SecretStr(f"k1:{'ab' * 32}"), webhooks=missing)
+    with pytest.raises(FileNotFoundError):
+        async with webhooks_delivered(settings, database):
+            pass

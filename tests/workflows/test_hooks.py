@@ -20,7 +20,7 @@ from domain.hooks import MOMENT_OF_EVENT, Fact, Moment
 from domain.messages import Verdict
 from domain.names import SignalName
 from tests.store.rows import batch, create_task, event
-from tests.workflows import observers
+from tests.workflows import observers, steering
 from tests.workflows.stage import Stage
 
 LIMIT = timedelta(seconds=0.05)
@@ -100,6 +100,23 @@ async def test_a_fact_says_which_visit_how_it_went_and_how_long(watched: Stage, 
     assert (end.type, end.outcome, end.error, end.project) == ("task.failed", "failed", "broken", "default")
     assert end.duration is not None
     assert end.duration > timedelta(0)
+
+
+async def test_a_pause_is_told(watched: Stage, observing: ModuleType) -> None:
+    """Once, with the step that it holds in."""
+    task = await watched.start(provider="external")
+    await task.until("workspace_dispatch")
+    await steering.pause(task)
+    await task.signal(SignalName.WORKSPACE_CLAIMED)
+    await steering.resume(task)
+    await task.until("workspace_ready")
+    await task.signal(SignalName.WORKSPACE_FAILED, error={"code": "broken", "message": "no disk"})
+    await task.end()
+    await told(watched)
+    held = [e for e in await task.events() if e.type is EventType.TASK_PAUSED]
+    facts = [fact for moment, fact in observing.seen if moment == "on_pause" and fact.task_id == task.task]
+    assert [(fact.seq, fact.step) for fact in facts] == [(e.seq, e.step) for e in held]
+    assert len(facts) == 1
 
 
 async def test_hooks_that_cannot_be_loaded_are_left_out(stage: Stage, observing: ModuleType) -> None:
