@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-faults lab lint types contracts docs bench bench-stream bench-cancel requirements \
+.PHONY: help setup demo test test-faults lab lint types contracts docs bench bench-stream bench-telemetry bench-cancel requirements \
   openapi golden clean
 
 help: ## list the targets
@@ -53,6 +53,9 @@ bench: setup ## whole tasks through the API, beside the floor, in one run
 
 bench-stream: setup ## from commit to a watcher's socket, 500 watchers; a long backlog
 	$(BIN)/python -m benchmarks.stream
+
+bench-telemetry: setup ## what metrics and traces cost a task
+	$(BIN)/python -m benchmarks.telemetry
 
 bench-cancel: setup ## 200 cancels at random moments, until nothing is left of the task
 	$(BIN)/python -m benchmarks.cancels

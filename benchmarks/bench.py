@@ -113,8 +113,8 @@ async def cost(client: Client, ids: Sequence[str]) -> dict[str, float]:
 
 
 @asynccontextmanager
-async def stack(folder: Path) -> AsyncIterator[None]:
-    """Start the servers and both sides' processes; the environment tells everybody where they are."""
+async def servers(folder: Path) -> AsyncIterator[None]:
+    """Start PostgreSQL and Temporal; the environment tells everybody where they are, and with which keys."""
     async with AsyncExitStack() as running:
         postgres = Postgres(folder / "postgres")
         temporal = TemporalDevServer(
@@ -140,6 +140,13 @@ async def stack(folder: Path) -> AsyncIterator[None]:
             sha256 = keys.sha256_of(key)
             await keys.ensure(connection, sha256=sha256, project=DEFAULT_PROJECT, name="bench", scopes=[Scope.ADMIN])
         await database.close()
+        yield
+
+
+@asynccontextmanager
+async def stack(folder: Path) -> AsyncIterator[None]:
+    """Start the servers and both sides' processes."""
+    async with servers(folder), AsyncExitStack() as running:
         for argv, ready in (
             (("-m", "benchmarks.floor"), "ready"),
             (("-m", "cli.main", "worker", "--role", "control"), "worker.ready"),
