@@ -103,6 +103,9 @@ class Dispatcher:
                 full = await self._sweep()
             except (SQLAlchemyError, OSError) as error:
                 log.warning("outbox.unreachable", error=str(error).splitlines()[0])
+            except Exception:
+                # Whatever it was: a worker whose dispatcher has ended would look alive, and send nothing.
+                log.exception("outbox.round_failed")
             if not full:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._poke.wait(), LOOK_AGAIN)

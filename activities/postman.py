@@ -54,6 +54,8 @@ class Postman:
                 await self.sweep()
             except (SQLAlchemyError, OSError) as error:
                 log.warning("webhooks.unreachable", error=str(error).splitlines()[0])
+            except Exception:
+                log.exception("webhooks.round_failed")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_AGAIN):
                     # There may be more as soon as one of these has landed.

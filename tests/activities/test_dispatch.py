@@ -1,5 +1,6 @@
 """The dispatcher, where the workflow suites cannot look: Temporal away."""
 
+import asyncio
 from datetime import timedelta
 
 from sqlalchemy import func, select, text
@@ -7,6 +8,7 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
 from activities.dispatch import Dispatcher
+from domain import failpoints
 from domain.policy import Policy
 from store import outbox
 from store.engine import Database
@@ -57,3 +59,30 @@ async def test_a_start_that_nobody_can_read_waits_and_says_why(database_url: str
             True,
         )
     await database.close()
+
+
+async def test_a_round_that_fails_is_not_the_last(database_url: str) -> None:
+    """Another one follows, whatever went wrong: a worker without a dispatcher would look alive, and send nothing."""
+    database = Database(database_url, pool=2)
+    nowhere = Gateway(await Client.connect("127.0.0.1:1", lazy=True, data_converter=pydantic_data_converter))
+    dispatcher = Dispatcher(name="sturdy", database=database, gateway=nowhere, policy=Policy())
+    again = asyncio.Event()
+    broken = ["once"]
+
+    def reached(point: str) -> None:
+        if point == "outbox.lease:before" and broken:
+            raise RuntimeError(broken.pop())
+        if point == "outbox.lease:after":
+            again.set()
+
+    failpoints.arm(reached)
+    loop = asyncio.create_task(dispatcher.run())
+    try:
+        await asyncio.wait_for(again.wait(), 10)
+    finally:
+        failpoints.arm(None)
+        loop.cancel()
+        await asyncio.gather(loop, return_exceptions=True)
+        await dispatcher.close()
+        await database.close()
+    assert not broken

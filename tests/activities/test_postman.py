@@ -349,3 +349,23 @@ async def test_authorities_that_are_no_file_are_told_at_the_start(database: Data
     with pytest.raises(FileNotFoundError):
         async with webhooks_delivered(settings, database):
             pass
+
+
+async def test_a_round_that_fails_is_not_the_last(database: Database, receiver: Receiver) -> None:
+    """Another one follows, whatever went wrong."""
+    again = asyncio.Event()
+    broken = ["once"]
+
+    def reached(point: str) -> None:
+        if point == "webhooks.lease:before" and broken:
+            raise RuntimeError(broken.pop())
+        if point == "webhooks.lease:after":
+            again.set()
+
+    failpoints.arm(reached)
+    try:
+        async with delivering(receiver, database):
+            await asyncio.wait_for(again.wait(), 10)
+    finally:
+        failpoints.arm(None)
+    assert not broken

@@ -89,7 +89,10 @@ class Keeper:
         """Send a signal; whether there was somebody to get it."""
         if self.child.pid is None:
             return False
-        os.kill(self.child.pid, sign)
+        try:
+            os.kill(self.child.pid, sign)
+        except ProcessLookupError:  # it has just died, and nobody has looked yet
+            return False
         return True
 
     async def after(self, deaths: int) -> None:
