@@ -25,9 +25,7 @@ demo: setup ## one real task, live, on the embedded stack
 
 test: setup ## lint, types, import contracts, migrations, all tests
 	$(MAKE) --no-print-directory lint types contracts
-	$(BIN)/python -m pytest -n 2 --dist loadfile || { \
-	  echo "What failed beside others is run again, alone; what fails twice fails:"; \
-	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-faults: setup ## the fault suite: every failpoint, every named fault, one seed of the race lab
 	$(BIN)/python -m pytest -m campaign
