@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: help setup demo test test-faults lab lint types contracts docs bench bench-stream bench-telemetry bench-cancel requirements \
-  openapi golden clean
+  golden clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -65,9 +65,6 @@ requirements: ## compile the exact versions with hashes, for every platform
 
 docs: setup ## write the pages that are made from the code
 	$(BIN)/python -m docs.generate
-
-openapi: setup ## write docs/openapi.json from the code
-	$(BIN)/python -m api.openapi docs/openapi.json
 
 golden: setup ## record the golden histories anew, after a change that breaks replay
 	$(BIN)/python -m pytest -q tests/workflows/record.py

@@ -1,12 +1,9 @@
 """The OpenAPI document: what FastAPI knows, with our bodies, problems and security schemes.
 
-`python -m api.openapi docs/openapi.json` writes the checked-in copy; a test says when it has drifted.
+`make docs` writes the checked-in copy; a test says when it has drifted.
 """
 
-import json
-import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -94,14 +91,3 @@ def _settle(node: Any, *, default: bool = False) -> None:
             node.sort()
         for part in node:
             _settle(part, default=default)
-
-
-def main(target: Path) -> None:
-    """Write the document of an application that is connected to nothing."""
-    from api.app import assemble  # noqa: PLC0415 - the application imports this module
-
-    target.write_text(json.dumps(assemble().openapi(), indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

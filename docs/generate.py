@@ -14,6 +14,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from api.app import assemble
 from domain.errors import GUIDANCE, TRANSIENT_CATEGORIES
 from domain.events import STATUS_OF_EVENT
 from domain.lifecycle import (
@@ -234,7 +235,12 @@ def labels_of(registry: CollectorRegistry, name: str) -> Sequence[str]:
     return found._labelnames if isinstance(found, MetricWrapperBase) else ()  # noqa: SLF001
 
 
-PAGES: Final = {"lifecycle.md": lifecycle, "settings.md": settings, "metrics.md": metrics}
+def openapi() -> str:
+    """Return `openapi.json`, of an application that is connected to nothing."""
+    return json.dumps(assemble().openapi(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+PAGES: Final = {"lifecycle.md": lifecycle, "settings.md": settings, "metrics.md": metrics, "openapi.json": openapi}
 
 
 def main() -> None:
