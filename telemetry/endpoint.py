@@ -103,12 +103,14 @@ async def serving(metrics: Metrics, *, host: str, port: int, token: str = "") ->
 
     for candidate in range(port, port + PORTS):
         try:
-            server = await asyncio.start_server(answer, host, candidate, limit=LARGEST_HEAD)
+            # A socket that listens already: of two processes that bind at once, the loop would tell neither.
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            listening = socket.create_server((host, candidate), family=family)
             break
         except OSError as error:
             if error.errno != errno.EADDRINUSE or candidate == port + PORTS - 1:
                 raise
-    async with server:
+    async with await asyncio.start_server(answer, sock=listening, limit=LARGEST_HEAD) as server:
         yield f"http://{host}:{server.sockets[0].getsockname()[1]}/metrics"
 
 
