@@ -57,7 +57,8 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
     ).up()
     keys = {path.stem: path.read_text().strip() for path in stack.data_dir.glob("*.key")}
     texts = {"quiet": QUIET, "spoken": SPOKEN, "stray": STRAY, **keys}
-    texts["callback"] = keys["callback"].partition(":")[2]
+    for name in ("callback", "webhook"):
+        texts[name] = keys[name].partition(":")[2]
     scan = Scan(stack=stack, texts=texts)
     with client_of(stack) as client:
         made = client.post("/v1/keys", json={"name": "made", "scopes": ["tasks:read"]}).json()
@@ -130,7 +131,7 @@ def test_the_api_answers_only_with_what_a_command_printed(stage: Stage) -> None:
 
 def test_files_hold_secrets_only_where_they_belong(stage: Stage) -> None:
     """The key files and what a command printed, as PostgreSQL stores it; no log, not Temporal's file."""
-    found = stage.scan.files(but={"admin.key", "node.key", "callback.key"})
+    found = stage.scan.files(but={"admin.key", "node.key", "callback.key", "webhook.key"})
     left = {(each.name, re.sub(r"^postgres/data/.*", "postgres/data", each.where)) for each in found}
     assert left <= {("spoken", "postgres/data")}
     assert len(list(stage.stack.data_dir.glob("logs/*.log"))) >= 4
@@ -142,6 +143,8 @@ def test_processes_get_the_secrets_that_they_need_and_no_other(stage: Stage) -> 
     own = {("quiet", "environment of up"), ("spoken", "environment of up")}
     own |= {("quiet", "environment of node"), ("spoken", "environment of node"), ("node", "environment of node")}
     own |= {("callback", "environment of api")}
+    # The one shows a secret once, the other signs with it.
+    own |= {("webhook", "environment of api"), ("webhook", "environment of control")}
     ours = {pair for pair in found if pair[1] in {f"environment of {role}" for role in ROLES} or "argv" in pair[1]}
     assert ours == own
     others = found - ours
