@@ -142,19 +142,22 @@ def events(
 def logs(
     task_id: TaskId,
     attempt: Attempt = None,
+    turn: Annotated[int | None, typer.Option(min=1, help="Of a conversation; all turns if left out.")] = None,
     *,
     follow: Follow = False,
     as_json: JsonOption = False,
     data_dir: DataDirOption = DEFAULT,
 ) -> None:
     """Print what a task wrote: byte for byte, and on a terminal without what that would obey."""
+    if follow and turn:
+        raise typer.BadParameter("--turn is of what is there; --follow goes on with every turn")
     with connect(data_dir) as remote:
         if follow:
             Follower(remote, task_id, Json(output=True) if as_json else Lines(console())).run()
             return
-        content = remote.text(f"/v1/tasks/{task_id}/logs", attempt=attempt).content
+        content = remote.text(f"/v1/tasks/{task_id}/logs", attempt=attempt, turn=turn).content
     if as_json:
-        print_json({"task_id": task_id, "attempt": attempt, "output": content.decode(errors="replace")})
+        print_json({"task_id": task_id, "attempt": attempt, "turn": turn, "output": content.decode(errors="replace")})
         return
     write_bytes(content)
 

@@ -10,14 +10,23 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from domain.names import ProjectId
 from domain.tokens import Claims
 
-_APPEND: Final = text("SELECT append_log(:task, :workspace, :attempt, :position, :data, :limit)")
+_APPEND: Final = text("SELECT append_log(:task, :workspace, :attempt, :position, :data, :limit, :turn)")
 _EXTENT: Final = text("""
 SELECT t.attempt AS current, coalesce(CAST(:attempt AS int), t.attempt) AS attempt,
-       t.status NOT IN ('ready', 'completed', 'failed', 'cancelled') AS working,
-       coalesce(c.position + length(c.data), 0) AS ends, coalesce(c.truncated, false) AS truncated
+       t.status NOT IN ('ready', 'completed', 'failed', 'cancelled') AND NOT EXISTS (
+         SELECT FROM log_chunks
+         WHERE task_id = t.id AND attempt = coalesce(CAST(:attempt AS int), t.attempt) AND turn > CAST(:turn AS int)
+       ) AS working,
+       coalesce(c.position + length(c.data), 0) AS ends, coalesce(c.truncated, false) AS truncated,
+       CASE WHEN CAST(:turn AS int) IS NULL THEN 0 ELSE coalesce((
+         SELECT min(position) FROM log_chunks
+         WHERE task_id = t.id AND attempt = coalesce(CAST(:attempt AS int), t.attempt) AND turn = CAST(:turn AS int)
+       ), c.position + length(c.data), 0) END AS begins
 FROM tasks t LEFT JOIN LATERAL (
   SELECT * FROM log_chunks
-  WHERE task_id = t.id AND attempt = coalesce(CAST(:attempt AS int), t.attempt) ORDER BY position DESC LIMIT 1
+  WHERE task_id = t.id AND attempt = coalesce(CAST(:attempt AS int), t.attempt)
+    AND turn <= coalesce(CAST(:turn AS int), turn)
+  ORDER BY position DESC LIMIT 1
 ) c ON true
 WHERE t.id = :task AND t.project = :project
 """)
@@ -43,9 +52,10 @@ class Appended(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Extent:
-    """How much output of an attempt there is, and whether more may come."""
+    """Where the output of an attempt, or of one of its turns, begins and ends, and whether more may come."""
 
     attempt: int
+    begins: int
     ends: int
     truncated: bool
     live: bool
@@ -62,19 +72,25 @@ async def append(
         "position": position,
         "data": data,
         "limit": limit,
+        "turn": claims.turn,
     }
     answer: dict[str, Any] = (await connection.execute(_APPEND, parameters)).scalar_one()
     return Appended(answer["verdict"]), answer.get("next", 0)
 
 
-async def extent(connection: AsyncConnection, project: ProjectId, task: str, *, attempt: int | None) -> Extent | None:
-    """Return the extent of an attempt's output (None: the current one's); None for no such task or attempt."""
-    parameters = {"task": task, "project": project, "attempt": attempt}
+async def extent(
+    connection: AsyncConnection, project: ProjectId, task: str, *, attempt: int | None, turn: int | None = None
+) -> Extent | None:
+    """Return the extent of an attempt's output (None: the current one's), of all its turns or one.
+
+    None for no such task or attempt. A turn that has written nothing begins and ends where those before it ended.
+    """
+    parameters = {"task": task, "project": project, "attempt": attempt, "turn": turn}
     row = (await connection.execute(_EXTENT, parameters)).one_or_none()
     if row is None or row.attempt > row.current:
         return None
     live = bool(row.working and row.attempt == row.current)
-    return Extent(attempt=row.attempt, ends=row.ends, truncated=row.truncated, live=live)
+    return Extent(attempt=row.attempt, begins=row.begins, ends=row.ends, truncated=row.truncated, live=live)
 
 
 async def read(connection: AsyncConnection, task: str, attempt: int, *, first: int, stop: int) -> bytes:

@@ -397,6 +397,7 @@ class LogChunk(Base):
     position: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     data: Mapped[bytes]
     truncated: Mapped[bool] = mapped_column(server_default=text("false"))
+    turn: Mapped[int] = mapped_column(server_default=text("1"))
 
 
 class ApiKey(Base):

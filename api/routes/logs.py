@@ -63,7 +63,7 @@ async def append(
     "/{task_id}/logs",
     response_class=StreamingResponse,
     responses=TEXT,
-    summary="Read an attempt's output",
+    summary="Read the output of an attempt, or of one of its turns",
 )
 async def show(
     *,
@@ -71,15 +71,17 @@ async def show(
     caller: Reader,
     task_id: str,
     attempt: Annotated[int | None, Query(ge=1, le=LARGEST_INT, description="The current one if left out.")] = None,
-    offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
+    turn: Annotated[int | None, Query(ge=1, le=LARGEST_INT, description="Of a conversation; all if left out.")] = None,
+    offset: Annotated[int, Query(ge=0, le=LARGEST, description="Counted over all turns of the attempt.")] = 0,
     follow: Annotated[bool, Query(description="Wait up to 8 s for output beyond `offset`.")] = False,
 ) -> Response:
     """Send raw bytes from `offset` to the end; go on at `X-Next-Offset`."""
-    extent = await _extent(ctx, caller.project, task_id, attempt)
+    extent = await _extent(ctx, caller.project, task_id, attempt, turn)
     until = time.monotonic() + LONGEST_WAIT.total_seconds()
-    while follow and extent.live and extent.ends <= offset and time.monotonic() < until:
+    while follow and extent.live and extent.ends <= max(offset, extent.begins) and time.monotonic() < until:
         await asyncio.sleep(LOOK_AGAIN.total_seconds())
-        extent = await _extent(ctx, caller.project, task_id, extent.attempt)
+        extent = await _extent(ctx, caller.project, task_id, extent.attempt, turn)
+    offset = max(offset, extent.begins)
     headers = {
         "X-Next-Offset": str(max(offset, extent.ends)),
         "X-Truncated": str(extent.truncated).lower(),
@@ -91,9 +93,9 @@ async def show(
     return StreamingResponse(output, media_type="text/plain; charset=utf-8", headers=headers)
 
 
-async def _extent(ctx: Context, project: ProjectId, task: str, attempt: int | None) -> Extent:
+async def _extent(ctx: Context, project: ProjectId, task: str, attempt: int | None, turn: int | None) -> Extent:
     async with ctx.database.read() as connection:
-        found = await logs.extent(connection, project, task, attempt=attempt)
+        found = await logs.extent(connection, project, task, attempt=attempt, turn=turn)
     if found is None:
         raise Problem("not_found")
     return found

@@ -3,7 +3,8 @@
 -- task is locked before it, as the flush does, so that the two never wait for each other.
 -- Answers {verdict: appended|repeat|gap|truncated|stale|ended, next}: the position from which to go on.
 CREATE OR REPLACE FUNCTION append_log(
-  p_task text, p_workspace text, p_attempt int, p_position bigint, p_data bytea, p_limit bigint
+  p_task text, p_workspace text, p_attempt int, p_position bigint, p_data bytea, p_limit bigint,
+  p_turn int DEFAULT 1
 ) RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -35,15 +36,16 @@ BEGIN
   END IF;
   fresh := substring(p_data FROM (ends - p_position)::int + 1);
   IF ends + length(fresh) <= p_limit THEN
-    INSERT INTO log_chunks (task_id, attempt, position, data) VALUES (p_task, p_attempt, ends, fresh);
+    INSERT INTO log_chunks (task_id, attempt, position, data, turn)
+    VALUES (p_task, p_attempt, ends, fresh, p_turn);
     RETURN jsonb_build_object('verdict', 'appended', 'next', ends + length(fresh));
   END IF;
   IF ends < p_limit THEN
-    INSERT INTO log_chunks (task_id, attempt, position, data)
-    VALUES (p_task, p_attempt, ends, substring(fresh FROM 1 FOR (p_limit - ends)::int));
+    INSERT INTO log_chunks (task_id, attempt, position, data, turn)
+    VALUES (p_task, p_attempt, ends, substring(fresh FROM 1 FOR (p_limit - ends)::int), p_turn);
   END IF;
-  INSERT INTO log_chunks (task_id, attempt, position, data, truncated)
-  VALUES (p_task, p_attempt, p_limit,
+  INSERT INTO log_chunks (task_id, attempt, position, turn, data, truncated)
+  VALUES (p_task, p_attempt, p_limit, p_turn,
           convert_to(format(E'\n[output truncated: it is longer than %s bytes]\n', p_limit), 'UTF8'), true);
   RETURN jsonb_build_object('verdict', 'truncated', 'next', p_position + length(p_data));
 END $$;

@@ -77,6 +77,8 @@ def test_an_agent_answers_each_message_in_one_workspace(stack: StackProcess) -> 
     until(lambda: show(stack, task)["status"] == "completed")
     assert turns(stack, task) == [(1, 0), (2, 0), (3, 0)]
     assert stack.run("tasks", "logs", task) == "1: hello\n2: second\n3: third\n"
+    assert stack.run("tasks", "logs", task, "--turn", "2") == "2: second\n"
+    assert "--turn" in stack.run("tasks", "logs", task, "--turn", "2", "--follow", code=2)
     assert "not_awaiting_followup" in stack.run("tasks", "followup", task, "fourth", code=1)
     assert "not_awaiting_followup" in stack.run("tasks", "close", task, code=1)
 

@@ -73,6 +73,33 @@ async def test_a_second_turn_has_a_token_and_an_end_of_its_own(api: Api, stage: 
     assert (ended, said) == ([1, 2], [{"turn": 2, "message": "and now?"}])
 
 
+async def test_each_turn_has_its_output(api: Api, stage: Stage) -> None:
+    """By the token that wrote it, at positions that count over all turns; a turn without output has none."""
+    task, first = await conversing(api, stage)
+    path = f"/v1/workspaces/{task.workspace}/logs"
+    await api.client.post(path, params={"offset": 0}, content=b"one\n", headers=first)
+    await say(api, task)
+    await task.until("running")
+    second = await api.claim(task.workspace, turn=2)
+    for offset in (4, 4, 8):
+        await api.client.post(path, params={"offset": offset}, content=b"two\n", headers=second)
+
+    async def read(**params: int) -> tuple[bytes, str]:
+        answer = await api.client.get(f"/v1/tasks/{task.task}/logs", params=params)
+        return answer.content, answer.headers["X-Next-Offset"]
+
+    assert await read() == (b"one\ntwo\ntwo\n", "12")
+    assert await read(turn=1) == (b"one\n", "4")
+    assert await read(turn=2) == (b"two\ntwo\n", "12")
+    assert await read(turn=2, offset=9) == (b"wo\n", "12")
+    assert await read(turn=3) == (b"", "12")
+    assert (await api.client.get(f"/v1/tasks/{task.task}/logs", params={"turn": 0})).status_code == 422
+    assert (await finish(api, task, second, "two")).json() == {"result": "applied"}
+    await listening(task, 2)
+    await close(api, task)
+    await task.end()
+
+
 async def test_a_repeat_is_the_same_turn(api: Api, stage: Stage) -> None:
     """Turn 2 for the same key, also while it runs and when all is over; another body is a conflict."""
     task, _ = await conversing(api, stage)
