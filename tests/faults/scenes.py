@@ -30,6 +30,7 @@ from tests.faults.stack import LABELS, FaultStack, until
 FILE: Final = b"x" * 1_100_000
 SWEEPS: Final = 10
 STARTS: Final = 4
+UNREAD: Final = 60  # seconds; whoever dies over it leaves it leased for fifteen
 FORCED_AFTER: Final = Supervision().cancel.total_seconds()
 TOO_LARGE: Final = b"x" * 2_100_000
 
@@ -362,6 +363,35 @@ async def lost_start(stack: FaultStack, caller: Caller) -> Ends:
     return await swept(stack, caller, {task: ("completed",)})
 
 
+async def unreadable(stack: FaultStack, caller: Caller) -> Ends:
+    """A start whose body this version cannot read: it waits, and goes once the body has been mended."""
+    task, item = TaskId(new_id()), secrets.token_hex(8)
+    spec = TaskSpec.model_validate(noting(stack.effects, "true", labels={ITEM: item}))
+    priority = text("UPDATE tasks SET spec = jsonb_set(spec, '{priority}', CAST(:priority AS jsonb)) WHERE id = :task")
+    async with stack.database.begin("tests.unreadable") as connection:
+        await tasks.create(
+            connection,
+            task=task,
+            project=DEFAULT_PROJECT,
+            spec=spec,
+            start=True,
+            now=datetime.now(UTC),
+            lease_to="nobody",
+            lease=timedelta(0),
+        )
+        await connection.execute(priority, {"task": task, "priority": '"urgent"'})
+    for _ in range(UNREAD):
+        async with stack.database.read() as connection:
+            why = text("SELECT last_error FROM outbox WHERE task_id = :task AND last_error IS NOT NULL")
+            if (await connection.execute(why, {"task": task})).first():
+                break
+        await asyncio.sleep(1)
+    async with stack.database.begin("tests.readable") as connection:
+        await connection.execute(priority, {"task": task, "priority": "3"})
+    caller.witness.created.append(Created(item=item, task=task))
+    return {task: ("completed",)}
+
+
 async def drifted(stack: FaultStack, caller: Caller) -> Ends:
     """A node counts a slot as used that nobody holds."""
     async with stack.database.begin("tests.drift") as connection:
@@ -394,6 +424,7 @@ SCENE_OF: Final[Mapping[str, Scene]] = {
     "force.": forced,
     "outbox.give_time": cancelled,
     "outbox.cancel_again": forced,
+    "outbox.unreadable": unreadable,
     "engine.signal": external,
     "keys.": keys,
     "keys.ensure": first_start,

@@ -40,7 +40,7 @@ async def test_a_held_wait_continues_as_new(stage: Stage, step: Step) -> None:
 async def test_a_hold_after_the_last_step_continues_as_new(stage: Stage) -> None:
     """The step is not visited again: completed with its result."""
     task = await external(stage, Step.RUNNING, policy=SHORT)
-    await ask_pause(task)
+    assert await pause(task) is None  # it has heard of it, and holds when the step has ended
     await task.signal(SignalName.WORKSPACE_FINISHED, exit_code=0, result=42)
     await held(task)
     await pad(task)
