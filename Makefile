@@ -28,7 +28,8 @@ test: setup ## lint, types, import contracts, migrations, all tests
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-faults: setup ## the fault suite: every failpoint, every named fault, one seed of the race lab
-	$(BIN)/python -m pytest -m campaign
+	$(BIN)/python -m pytest -m campaign -n 4 tests/faults/test_failpoints.py
+	$(BIN)/python -m pytest -m campaign -n 3 --dist loadfile --ignore tests/faults/test_failpoints.py
 	$(BIN)/python -m tests.faults.lab --seed 1
 
 SEEDS ?= 1 2 3 4 5 6 7 8 9 10

@@ -30,6 +30,7 @@ from tests.faults.stack import LABELS, FaultStack, until
 FILE: Final = b"x" * 1_100_000
 SWEEPS: Final = 10
 STARTS: Final = 4
+AWAY: Final = 6.0  # seconds: the API's own try, the dispatcher's, and the delay between them
 UNREAD: Final = 60  # seconds; whoever dies over it leaves it leased for fifteen
 FORCED_AFTER: Final = Supervision().cancel.total_seconds()
 TOO_LARGE: Final = b"x" * 2_100_000
@@ -91,6 +92,24 @@ async def external(stack: FaultStack, caller: Caller) -> Ends:  # noqa: ARG001
         nonce = secrets.token_hex(8)
         for _ in range(2):
             await caller.tell(row, kind, token, nonce=nonce)
+    return {task: ("completed",)}
+
+
+async def deferred(stack: FaultStack, caller: Caller) -> Ends:
+    """A callback that comes while Temporal is away for longer than its first redelivery takes."""
+    task = await caller.create(command=["true"], provider="external", retry={"max_attempts": 1})
+    row = await caller.reaches(task, status=("delegated", "in_progress"))
+    token = await caller.token(row["workspace_id"])
+    away = (stack.to_temporal, stack.api_to_temporal)
+    for proxy in away:
+        proxy.refuse()
+    try:
+        await caller.tell(row, "ready", token)
+        await asyncio.sleep(AWAY)
+    finally:
+        for proxy in away:
+            proxy.heal()
+    await caller.tell(row, "finished", token)
     return {task: ("completed",)}
 
 
@@ -424,6 +443,7 @@ SCENE_OF: Final[Mapping[str, Scene]] = {
     "force.": forced,
     "outbox.give_time": cancelled,
     "outbox.cancel_again": forced,
+    "outbox.defer_callback": deferred,
     "outbox.unreadable": unreadable,
     "engine.signal": external,
     "keys.": keys,

@@ -1,6 +1,7 @@
 """Every failpoint strikes, in a real process: it dies before, it dies after, the reply is lost; everything ends right.
 
-One stack serves them all: a process that dies is started again, as a supervisor does it.
+One stack serves all that run in one process: what of it dies is started again, as a supervisor does it. In the end the
+nine invariants hold of it.
 """
 
 from collections.abc import AsyncIterator
@@ -29,9 +30,12 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fault
 
 
 @pytest.fixture(scope="module")
-def caller(stack: FaultStack) -> Caller:
-    """Give a caller who remembers all that it was told."""
-    return Caller(stack.http)
+async def caller(stack: FaultStack) -> AsyncIterator[Caller]:
+    """Give a caller who remembers all that it was told; when all of them have struck, nothing is violated."""
+    caller = Caller(stack.http)
+    yield caller
+    snapshot = await settled(stack, caller.witness)
+    assert {name: found for name, found in check(snapshot).items() if found} == {}
 
 
 @pytest.mark.parametrize(("point", "action"), STRIKES, ids=str)
@@ -49,9 +53,3 @@ async def test_a_failpoint_strikes_and_nothing_is_lost(
         assert stack.armoury.hits()[point, action] == before + 1, f"nobody reached {point}"
     finally:
         stack.armoury.disarm()
-
-
-async def test_after_all_of_them_the_nine_invariants_hold(stack: FaultStack, caller: Caller) -> None:
-    """No violation of any invariant."""
-    snapshot = await settled(stack, caller.witness)
-    assert {name: found for name, found in check(snapshot).items() if found} == {}
