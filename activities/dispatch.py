@@ -18,9 +18,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from activities.force import force
 from activities.hooks import Hooks
-from domain.messages import CallbackSignal, RunnerInput, SlotGranted
+from domain.messages import CallbackSignal, SlotGranted
 from domain.names import SIGNAL_OF_CALLBACK, CallbackKind, TaskId
 from domain.policy import Policy
+from domain.runner import RunnerInput
 from domain.spec import TaskSpec
 from store import outbox, tasks
 from store.engine import Database

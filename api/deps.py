@@ -14,9 +14,9 @@ from api.feeds import Feeds
 from api.health import Health
 from api.problems import Problem
 from api.rates import Rates
-from domain.messages import RunnerInput
 from domain.names import Scope, TaskId
 from domain.policy import Policy
+from domain.runner import RunnerInput
 from domain.signatures import SigningKeys
 from domain.tokens import Claims, TokenKeys
 from settings import Settings

@@ -10,8 +10,9 @@ from temporalio.exceptions import ActivityError
 
 from domain.errors import Category
 from domain.events import EventType
-from domain.messages import RunnerInput, RunnerState, WorkspaceOrder
+from domain.messages import WorkspaceOrder
 from domain.names import NodeId, WorkspaceId, node_queue
+from domain.runner import RunnerInput, RunnerState
 from domain.spec import Provider
 from workflows.lasting import Lasting
 from workflows.mirrored import Reply, Request, StepFailed

@@ -40,16 +40,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from domain.failpoints import boundary
 from domain.lifecycle import TaskStatus
-from domain.messages import (
-    CallbackSignal,
-    CleanupOrder,
-    Followup,
-    Hold,
-    NodeReady,
-    PauseAnswer,
-    RunnerInput,
-    SlotGranted,
-)
+from domain.messages import CallbackSignal, CleanupOrder, Followup, Hold, NodeReady, PauseAnswer, SlotGranted
 from domain.names import (
     CLEANUP,
     CONTROL_QUEUE,
@@ -63,6 +54,7 @@ from domain.names import (
 )
 from domain.policy import Policy
 from domain.reconcile import Seen, Sight
+from domain.runner import RunnerInput
 
 STATUS: Final = SearchAttributeKey.for_keyword(SearchAttribute.TASK_STATUS)
 PROJECT: Final = SearchAttributeKey.for_keyword(SearchAttribute.PROJECT_ID)

@@ -12,8 +12,9 @@ from temporalio.common import SearchAttributeKey
 
 from domain.events import EventSource, EventType, NewEvent, changes
 from domain.lifecycle import Step, StepOutcome, advance
-from domain.messages import Flush, RunnerInput, RunnerState
+from domain.messages import Flush
 from domain.names import SearchAttribute
+from domain.runner import RunnerInput, RunnerState
 
 TASK_STATUS: Final = SearchAttributeKey.for_keyword(SearchAttribute.TASK_STATUS)
 TASK_STEP: Final = SearchAttributeKey.for_keyword(SearchAttribute.TASK_STEP)

@@ -9,7 +9,8 @@ from domain.errors import Category
 from domain.events import EventType
 from domain.ids import hold_token
 from domain.lifecycle import Step, StepOutcome
-from domain.messages import Hold, RunnerInput, RunnerState, Side
+from domain.messages import Hold, Side
+from domain.runner import RunnerInput, RunnerState
 from workflows.journal import LAST_BASE
 from workflows.mirrored import Mirrored, StepFailed
 from workflows.policies import AT_ONCE

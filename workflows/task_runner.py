@@ -11,19 +11,9 @@ with workflow.unsafe.imports_passed_through():
     from domain.errors import Category
     from domain.events import EventType
     from domain.lifecycle import Step, StepOutcome, TaskStatus, advance
-    from domain.messages import (
-        CallbackSignal,
-        Followup,
-        Look,
-        NodeReady,
-        PauseAnswer,
-        RunnerInput,
-        RunnerResult,
-        RunnerState,
-        Side,
-        SlotGranted,
-    )
+    from domain.messages import CallbackSignal, Followup, Look, NodeReady, PauseAnswer, Side, SlotGranted
     from domain.names import TASK_RUNNER, CallbackKind, SignalName, UpdateName
+    from domain.runner import RunnerInput, RunnerResult, RunnerState
     from domain.spec import FOLLOWUP_BYTES
     from workflows.attempt import Attempt
     from workflows.conclusion import cancelled, conclude, will_retry

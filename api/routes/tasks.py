@@ -16,9 +16,9 @@ from api.schemas.pages import Limit, Page, Position, page_of
 from api.schemas.tasks import CancelOut, CancelResult, CommandBody, TaskBody, TaskOut, represent
 from domain.ids import new_id
 from domain.lifecycle import Step, TaskStatus
-from domain.messages import RunnerInput
 from domain.names import TaskId
 from domain.policy import outlived
+from domain.runner import RunnerInput
 from domain.spec import TaskSpec
 from settings import PREFIX
 from store import attachments, commands, tasks

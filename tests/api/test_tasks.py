@@ -10,8 +10,8 @@ from sqlalchemy import delete, select, update
 from api.schemas.tasks import TaskOut
 from domain.events import Event, fold
 from domain.lifecycle import TaskStatus
-from domain.messages import RunnerInput
 from domain.names import TaskId
+from domain.runner import RunnerInput
 from store import tasks
 from store.models import Outbox
 from tests.api.harness import Api

@@ -14,8 +14,9 @@ from api import inbox
 from api.deps import Context
 from domain.ids import new_id
 from domain.lifecycle import StepOutcome
-from domain.messages import AgentOrder, RunnerInput
+from domain.messages import AgentOrder
 from domain.names import CallbackKind
+from domain.runner import RunnerInput
 from domain.tokens import Claims
 from store import callbacks, migrate
 from store.engine import Database

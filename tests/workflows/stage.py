@@ -33,7 +33,6 @@ from domain.messages import (
     AgentStarted,
     AttachmentOrder,
     CallbackSignal,
-    RunnerInput,
     WorkspaceFacts,
     WorkspaceOrder,
     WorkspaceRef,
@@ -50,6 +49,7 @@ from domain.names import (
 )
 from domain.policy import Policy, Retention
 from domain.reconcile import ListOrder, NodeWorkspaces, Report, SweepOrder
+from domain.runner import RunnerInput
 from domain.spec import TaskSpec
 from store import commands, mirror
 from store.commands import Outcome

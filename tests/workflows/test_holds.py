@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from domain.lifecycle import Step
-from domain.messages import Followup, RunnerInput
+from domain.messages import Followup
 from domain.names import DEFAULT_PROJECT, SignalName, UpdateName
 from domain.policy import Policy
+from domain.runner import RunnerInput
 from domain.spec import TaskSpec
 from store.holds import Refusal
 from tests.workflows.scenes import BLOCKING, CLAIMED, FAILED, FINISHED, READY, external, scene

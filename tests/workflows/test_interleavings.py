@@ -22,9 +22,9 @@ from temporalio.testing import WorkflowEnvironment
 from activities.dispatch import Dispatcher
 from domain import failpoints
 from domain.ids import new_id
-from domain.messages import RunnerInput
 from domain.names import DEFAULT_PROJECT, CallbackKind, SignalName
 from domain.policy import Policy
+from domain.runner import RunnerInput
 from domain.spec import TaskSpec
 from domain.tokens import Claims
 from store import callbacks, commands, outbox

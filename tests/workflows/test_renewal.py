@@ -14,9 +14,10 @@ from temporalio.client import WorkflowExecutionDescription, WorkflowHistory
 from activities.failures import FailureInterceptor
 from domain.events import EventType
 from domain.lifecycle import Step
-from domain.messages import AgentExit, Flush, Followup, RunnerInput
+from domain.messages import AgentExit, Flush, Followup
 from domain.names import DEFAULT_PROJECT, SignalName, UpdateName
 from domain.policy import Policy
+from domain.runner import RunnerInput
 from domain.spec import TaskSpec
 from store import mirror
 from tests.workflows.scenes import EXTERNAL_WAITS, READY, external, scene
