@@ -18,8 +18,10 @@ from api.app import assemble
 from domain.errors import GUIDANCE, TRANSIENT_CATEGORIES
 from domain.events import STATUS_OF_EVENT
 from domain.lifecycle import (
+    MEMBER_TRANSITIONS,
     NEXT_STEP,
     NODE_TRANSITIONS,
+    RUN_TRANSITIONS,
     STEP_ORDER,
     TASK_TRANSITIONS,
     WORKSPACE_TRANSITIONS,
@@ -107,6 +109,7 @@ def lifecycle() -> str:
     lines = [MADE, "", "# Lifecycle", "", "Everything below is one set of tables in `domain/lifecycle.py`.", ""]
     lines += [*transitions("Task", TASK_TRANSITIONS), *diagram(TASK_TRANSITIONS), *steps()]
     lines += [*transitions("Workspace", WORKSPACE_TRANSITIONS), *transitions("Node", NODE_TRANSITIONS)]
+    lines += [*transitions("Run", RUN_TRANSITIONS), *transitions("Member of a run", MEMBER_TRANSITIONS)]
     lines += listed(
         "Events that change the status",
         "Folding a log over this table gives the task's row; every other event leaves the status alone.",

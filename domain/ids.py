@@ -5,7 +5,7 @@ import sys
 import uuid
 from datetime import datetime
 
-from domain.names import TaskId, WorkspaceId
+from domain.names import RunId, TaskId, WorkspaceId
 
 if sys.version_info >= (3, 14):
     from uuid import uuid7 as _uuid7
@@ -32,13 +32,23 @@ def workspace_id(task_id: TaskId, attempt: int, visit: int) -> WorkspaceId:
     return WorkspaceId(_derived(task_id, f"{task_id}:{attempt}:{visit}"))
 
 
+def member_task_id(run_id: RunId, member: str, item: int | None = None) -> TaskId:
+    """Return the id of the task that is this member of a run, or this child of its fan-out: always the same one."""
+    return TaskId(_derived(run_id, f"{run_id}:{member}" if item is None else f"{run_id}:{member}#{item}"))
+
+
+def run_hold_token(run_id: RunId, attempt: int, at: str, what: str) -> str:
+    """Return the token of the hold of a run at a breakpoint: a redo names the same one."""
+    return _derived(run_id, f"{run_id}:{attempt}:{at}:{what}")
+
+
 def hold_token(task_id: TaskId, attempt: int, at: str, step: str, visit: int) -> str:
     """Return the token of the hold at a breakpoint: a redo names the same one, and the next visit another."""
     return _derived(task_id, f"{task_id}:{attempt}:{at}:{step}:{visit}")
 
 
-def _derived(task_id: TaskId, of: str) -> str:
-    raw = bytearray(uuid.UUID(task_id).bytes[:6] + hashlib.sha256(of.encode()).digest()[:10])
+def _derived(of_its_time: str, of: str) -> str:
+    raw = bytearray(uuid.UUID(of_its_time).bytes[:6] + hashlib.sha256(of.encode()).digest()[:10])
     raw[6] = 0x70 | raw[6] & 0x0F
     raw[8] = 0x80 | raw[8] & 0x3F
     return str(uuid.UUID(bytes=bytes(raw)))

@@ -81,7 +81,38 @@ class StepOutcome(StrEnum):
     CANCELLED = "cancelled"
 
 
-S, W, N = TaskStatus, WorkspaceStatus, NodeStatus
+class RunStatus(StrEnum):
+    """Where a run is; `paused` is a flag beside it."""
+
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the run has ended: nothing but a retry leaves this status."""
+        return self in RUN_TERMINAL
+
+
+class MemberStatus(StrEnum):
+    """Where a member of a run is: a task, or a fan-out of one."""
+
+    WAITING = "waiting"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is to be expected of it, unless the run is retried."""
+        return self not in (MemberStatus.WAITING, MemberStatus.IN_PROGRESS)
+
+
+S, W, N, R, M = TaskStatus, WorkspaceStatus, NodeStatus, RunStatus, MemberStatus
 
 TASK_TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
     S.READY: frozenset({S.QUEUED, S.CANCELLED}),
@@ -111,6 +142,25 @@ NODE_TRANSITIONS: Final[Mapping[NodeStatus, frozenset[NodeStatus]]] = {
     N.DRAINING: frozenset({N.READY, N.LOST, N.GONE}),
     N.LOST: frozenset({N.READY, N.DRAINING, N.GONE}),
     N.GONE: frozenset({N.PROVISIONING, N.READY}),
+}
+
+RUN_TRANSITIONS: Final[Mapping[RunStatus, frozenset[RunStatus]]] = {
+    R.QUEUED: frozenset({R.IN_PROGRESS, R.FAILED, R.CANCELLED}),
+    R.IN_PROGRESS: frozenset({R.COMPLETED, R.FAILED, R.CANCELLED}),
+    R.FAILED: frozenset({R.QUEUED}),
+    R.CANCELLED: frozenset({R.QUEUED}),
+    R.COMPLETED: frozenset(),
+}
+RUN_TERMINAL: Final = frozenset({R.COMPLETED, R.FAILED, R.CANCELLED})
+
+# A retry of the run leads back to `waiting`.
+MEMBER_TRANSITIONS: Final[Mapping[MemberStatus, frozenset[MemberStatus]]] = {
+    M.WAITING: frozenset({M.IN_PROGRESS, M.COMPLETED, M.FAILED, M.CANCELLED, M.SKIPPED}),
+    M.IN_PROGRESS: frozenset({M.COMPLETED, M.FAILED, M.CANCELLED}),
+    M.FAILED: frozenset({M.WAITING}),
+    M.CANCELLED: frozenset({M.WAITING}),
+    M.SKIPPED: frozenset({M.WAITING}),
+    M.COMPLETED: frozenset(),
 }
 
 STEP_ORDER: Final[tuple[Step, ...]] = tuple(Step)

@@ -13,6 +13,7 @@ AttachmentId = NewType("AttachmentId", str)
 DEFAULT_PROJECT: Final = ProjectId("default")
 
 TASK_RUNNER: Final = "TaskRunner"
+RUN_ORCHESTRATOR: Final = "RunOrchestrator"
 CLEANUP: Final = "Cleanup"
 RECONCILE: Final = "Reconcile"
 RECONCILE_SCHEDULE: Final = "taskrunner-reconcile"
@@ -34,6 +35,11 @@ def workflow_id(task_id: TaskId, attempt: int) -> str:
     return f"task-{task_id}-a{attempt}"
 
 
+def run_workflow_id(run_id: RunId) -> str:
+    """Return the id of the workflow that is this run, whichever attempt of it."""
+    return f"run-{run_id}"
+
+
 def cleanup_id(task_id: TaskId, attempt: int) -> str:
     """Return the id of the workflow that releases what this attempt still holds."""
     return f"cleanup-{task_id}-a{attempt}"
@@ -49,6 +55,9 @@ class SignalName(StrEnum):
     SLOT_GRANTED = "slot_granted"
     NODE_READY = "node_ready"
     TASK_STEERED = "task_steered"
+    # To a RunOrchestrator.
+    TASK_ENDED = "task_ended"
+    RUN_STEERED = "run_steered"
 
 
 class UpdateName(StrEnum):

@@ -16,7 +16,13 @@ from alembic.migration import MigrationContext
 from sqlalchemy import CheckConstraint, Connection, create_engine, delete, insert, select, text, tuple_
 from sqlalchemy.schema import AddConstraint
 
-from domain.lifecycle import NODE_TRANSITIONS, TASK_TRANSITIONS, WORKSPACE_TRANSITIONS
+from domain.lifecycle import (
+    MEMBER_TRANSITIONS,
+    NODE_TRANSITIONS,
+    RUN_TRANSITIONS,
+    TASK_TRANSITIONS,
+    WORKSPACE_TRANSITIONS,
+)
 from store.models import Base, Transition
 
 HERE = Path(__file__).parent
@@ -35,6 +41,10 @@ FUNCTIONS = (
     "append_log",
     "note_progress",
     "event_envelope",
+    "append_run_events",
+    "append_to_run_log",
+    "flush_run",
+    "run_event_envelope",
     "sequence_feeds",
 )
 
@@ -42,6 +52,8 @@ GUARDED: Mapping[str, Mapping[Any, frozenset[Any]]] = {
     "tasks": TASK_TRANSITIONS,
     "workspaces": WORKSPACE_TRANSITIONS,
     "nodes": NODE_TRANSITIONS,
+    "runs": RUN_TRANSITIONS,
+    "members": MEMBER_TRANSITIONS,
 }
 
 

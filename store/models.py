@@ -24,8 +24,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from domain.events import EventSource, EventType
-from domain.lifecycle import NodeStatus, Step, TaskStatus, WorkspaceStatus
+from domain.lifecycle import MemberStatus, NodeStatus, RunStatus, Step, TaskStatus, WorkspaceStatus
 from domain.names import CallbackKind
+from domain.run_spec import OnFailure, RunMode
 from domain.spec import Provider
 
 CONVENTION = {
@@ -45,6 +46,15 @@ class OutboxKind(StrEnum):
     CANCEL = "cancel"
     FORCE = "force"
     CLEANUP = "cleanup"
+
+
+class RunIntentKind(StrEnum):
+    """What an intent asks of a run's orchestrator."""
+
+    START = "start"
+    ENDED = "ended"
+    STEER = "steer"
+    CANCEL = "cancel"
 
 
 class LedgerState(StrEnum):
@@ -135,6 +145,8 @@ class Task(Base):
     finished_at: Mapped[datetime | None]
     checked_at: Mapped[datetime | None]
     traceparent: Mapped[str | None]
+    member: Mapped[str | None]
+    item: Mapped[int | None]
     __table_args__ = (
         one_of("status", TaskStatus),
         one_of("step", Step),
@@ -143,7 +155,15 @@ class Task(Base):
         Index(None, "project", "id"),
         Index(None, "project", "status", "id"),
         Index("tasks_exhausted_ix", "project", "id", postgresql_where=text("exhausted")),
-        Index(None, "run_id", postgresql_where=text("run_id IS NOT NULL")),
+        Index(
+            None,
+            "run_id",
+            "member",
+            "item",
+            unique=True,
+            postgresql_where=text("run_id IS NOT NULL"),
+            postgresql_nulls_not_distinct=True,
+        ),
         Index(None, "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
         Index("tasks_open_ix", "checked_at", postgresql_where=text(OPEN)),
         Index(None, "finished_at"),
@@ -154,6 +174,128 @@ class Task(Base):
             postgresql_where=text("spec ? 'attachments'"),
         ),
     )
+
+
+# What the reconciler goes through, of runs.
+OPEN_RUN = "status IN ('queued', 'in_progress')"
+
+
+class Run(Base):
+    """The canonical row of a run. Its members and what each is to do have rows of their own."""
+
+    __tablename__ = "runs"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str]
+    name: Mapped[str]
+    status: Mapped[str]
+    outcome: Mapped[str | None]
+    attempt: Mapped[int] = mapped_column(server_default="1")
+    mode: Mapped[str]
+    on_failure: Mapped[str]
+    max_parallel: Mapped[int | None]
+    edges: Mapped[Any] = mapped_column(server_default=text("'[]'"))
+    priority: Mapped[int] = mapped_column(server_default="3")
+    labels: Mapped[dict[str, str]] = mapped_column(server_default=text("'{}'"))
+    paused: Mapped[bool] = mapped_column(server_default=text("false"))
+    pause_token: Mapped[str | None]
+    pause_reason: Mapped[str | None]
+    paused_at: Mapped[datetime | None]
+    breakpoints: Mapped[Any | None]
+    superstep: Mapped[int] = mapped_column(server_default="0")
+    state: Mapped[Any] = mapped_column(server_default=text("'{}'"))
+    state_versions: Mapped[Any] = mapped_column(server_default=text("'{}'"))
+    reducers: Mapped[Any] = mapped_column(server_default=text("'{}'"))
+    error: Mapped[Any | None]
+    version: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    last_seq: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    cancel_requested_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    checked_at: Mapped[datetime | None]
+    traceparent: Mapped[str | None]
+    __table_args__ = (
+        one_of("status", RunStatus),
+        one_of("outcome", RunStatus),
+        one_of("mode", RunMode),
+        one_of("on_failure", OnFailure),
+        CheckConstraint("priority BETWEEN 1 AND 5", name="priority"),
+        Index(None, "project", "id"),
+        Index(None, "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
+        Index("runs_open_ix", "checked_at", postgresql_where=text(OPEN_RUN)),
+        Index(None, "finished_at"),
+    )
+
+
+class RunMember(Base):
+    """A member of a run: the body of its task, and how far it is. The children of a fan-out are rows of `tasks`."""
+
+    __tablename__ = "members"
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    position: Mapped[int]
+    status: Mapped[str]
+    reason: Mapped[str | None]
+    task: Mapped[dict[str, Any]]
+    fan_out: Mapped[Any | None]
+    affinity: Mapped[str | None]
+    expected_seconds: Mapped[float | None] = mapped_column(Double())
+    size: Mapped[int | None]
+    error: Mapped[Any | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    __table_args__ = (one_of("status", MemberStatus), Index(None, "run_id", "position", unique=True))
+
+
+class RunEvent(Base):
+    """One event of a run's own log; `key` makes a redo write it once."""
+
+    __tablename__ = "run_events"
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    attempt: Mapped[int]
+    ts: Mapped[datetime]
+    type: Mapped[str]
+    source: Mapped[str]
+    data: Mapped[dict[str, Any]]
+    key: Mapped[str]
+    xid: Mapped[int] = mapped_column(BigInteger, server_default=text("(pg_current_xact_id()::text::bigint)"))
+    __table_args__ = (
+        one_of("type", EventType),
+        one_of("source", EventSource),
+        Index(None, "run_id", "key", unique=True),
+        Index(None, "xid"),
+    )
+
+
+class RunCommandRow(Base):
+    """A command to a run, checked and merged into its graph; the orchestrator obeys it by its number."""
+
+    __tablename__ = "run_commands"
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    n: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    source: Mapped[str]
+    body: Mapped[dict[str, Any]]
+    plan: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class RunIntent(Base):
+    """An intent for a run's orchestrator, committed with its cause; what ends is told many at a time."""
+
+    __tablename__ = "run_intents"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    run_id: Mapped[str]
+    kind: Mapped[str]
+    attempt: Mapped[int]
+    body: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    due_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    leased_until: Mapped[datetime | None]
+    tries: Mapped[int] = mapped_column(server_default="0")
+    last_error: Mapped[str | None]
+    __table_args__ = (one_of("kind", RunIntentKind), Index(None, "due_at"), Index(None, "run_id"))
 
 
 class EventRow(Base):
@@ -188,14 +330,20 @@ class FeedRow(Base):
 
 
 class FeedEntry(Base):
-    """An event's number in a feed; a deleted task's are gone."""
+    """An event's number in a feed, of a task or of a run; those of what was deleted are gone."""
 
     __tablename__ = "feed_entries"
     feed: Mapped[str] = mapped_column(primary_key=True)
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
-    task_seq: Mapped[int] = mapped_column(BigInteger)
-    __table_args__ = (Index(None, "task_id"),)
+    task_id: Mapped[str | None] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
+    task_seq: Mapped[int | None] = mapped_column(BigInteger)
+    run_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
+    run_seq: Mapped[int | None] = mapped_column(BigInteger)
+    __table_args__ = (
+        CheckConstraint("num_nonnulls(task_id, run_id) = 1", name="source"),
+        Index(None, "task_id"),
+        Index(None, "run_id"),
+    )
 
 
 class Fed(Base):
@@ -203,6 +351,14 @@ class Fed(Base):
 
     __tablename__ = "fed"
     task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger)
+
+
+class FedRun(Base):
+    """Up to which `seq` a run's own events have their numbers in its feeds."""
+
+    __tablename__ = "fed_runs"
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
     seq: Mapped[int] = mapped_column(BigInteger)
 
 

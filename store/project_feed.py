@@ -1,4 +1,4 @@
-"""A project's feed: the events of all its tasks, under one numbering that is given after their commits.
+"""Feeds, of a project and of a run: the events of their tasks and runs, under one numbering given after their commits.
 
 Nobody numbers while nobody reads: a write touches its own task only, and whoever reads has what is new numbered first.
 """
@@ -11,17 +11,21 @@ from typing import Final
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.names import ProjectId
+from domain.names import ProjectId, RunId
 from store.feed import Entry
 from store.models import FeedRow
 
 _SEQUENCE: Final = text("SELECT sequence_feeds(:most)")
 _NEW: Final = text("""
-SELECT w.id, n.seq, e.type, event_envelope(t, e) AS envelope
+SELECT w.id, n.seq, coalesce(e.type, o.type) AS type,
+       CASE WHEN e.task_id IS NULL THEN run_event_envelope(r, o) ELSE event_envelope(t, e) END AS envelope
 FROM unnest(CAST(:feeds AS text[]), CAST(:firsts AS bigint[])) AS w (id, first)
 JOIN LATERAL (SELECT * FROM feed_entries WHERE feed = w.id AND seq >= w.first ORDER BY seq LIMIT :limit) n ON true
-JOIN events e ON e.task_id = n.task_id AND e.seq = n.task_seq
-JOIN tasks t ON t.id = n.task_id
+LEFT JOIN events e ON e.task_id = n.task_id AND e.seq = n.task_seq
+LEFT JOIN tasks t ON t.id = n.task_id
+LEFT JOIN run_events o ON o.run_id = n.run_id AND o.seq = n.run_seq
+LEFT JOIN runs r ON r.id = n.run_id
+WHERE e.task_id IS NOT NULL OR o.run_id IS NOT NULL
 ORDER BY w.id, n.seq
 """)
 
@@ -29,6 +33,11 @@ ORDER BY w.id, n.seq
 def feed_of(project: ProjectId) -> str:
     """Return the id of a project's feed."""
     return f"project:{project}"
+
+
+def feed_of_run(run: RunId) -> str:
+    """Return the id of a run's feed."""
+    return f"run:{run}"
 
 
 async def sequence(connection: AsyncConnection, *, most: int) -> bool:

@@ -12,6 +12,7 @@ DECLARE
   types text[];
   passed text;
   old_attempt int := r.attempt;
+  old_status text := r.status;
 BEGIN
   WITH given AS (
     SELECT DISTINCT ON (e.key) e.*
@@ -58,6 +59,13 @@ BEGIN
     version = r.version, last_seq = r.last_seq, updated_at = r.updated_at,
     started_at = r.started_at, finished_at = r.finished_at
   WHERE id = r.id;
+
+  -- The run that it belongs to hears of a task's end, however it came about: nobody asks for it.
+  IF r.run_id IS NOT NULL AND r.status <> old_status AND r.status IN ('completed', 'failed', 'cancelled') THEN
+    INSERT INTO run_intents (run_id, kind, attempt, body)
+    VALUES (r.run_id, 'ended', 0, jsonb_build_object(
+      'member', r.member, 'item', r.item, 'outcome', r.status, 'attempt', r.attempt));
+  END IF;
 
   -- A webhook that is being deleted just now is waited for, and gets nothing any more.
   IF EXISTS (SELECT FROM webhooks w WHERE w.project = r.project AND w.disabled_at IS NULL AND w.events && types) THEN

@@ -12,13 +12,17 @@ from hypothesis import strategies as st
 from domain.errors import IllegalTransition
 from domain.lifecycle import (
     FIRST_STEP,
+    MEMBER_TRANSITIONS,
     NEXT_STEP,
     NODE_TRANSITIONS,
+    RUN_TRANSITIONS,
     STEP_ORDER,
     TASK_TRANSITIONS,
     TERMINAL,
     WORKSPACE_TRANSITIONS,
+    MemberStatus,
     NodeStatus,
+    RunStatus,
     Step,
     StepOutcome,
     TaskStatus,
@@ -108,6 +112,8 @@ def test_terminal_statuses_are_left_by_a_retry_only(status: TaskStatus) -> None:
         (TASK_TRANSITIONS, TaskStatus, {TaskStatus.COMPLETED}),
         (WORKSPACE_TRANSITIONS, WorkspaceStatus, {WorkspaceStatus.RELEASED}),
         (NODE_TRANSITIONS, NodeStatus, set()),
+        (RUN_TRANSITIONS, RunStatus, {RunStatus.COMPLETED}),
+        (MEMBER_TRANSITIONS, MemberStatus, {MemberStatus.COMPLETED}),
     ],
 )
 def test_each_table_is_whole(

@@ -12,18 +12,23 @@ from sqlalchemy import create_engine, inspect, text
 from cli.embedded.postgres import Postgres
 from domain.events import EventSource, EventType
 from domain.lifecycle import (
+    MEMBER_TRANSITIONS,
     NODE_TRANSITIONS,
+    RUN_TRANSITIONS,
     TASK_TRANSITIONS,
     WORKSPACE_TRANSITIONS,
+    MemberStatus,
     NodeStatus,
+    RunStatus,
     Step,
     TaskStatus,
     WorkspaceStatus,
 )
 from domain.names import CallbackKind
+from domain.run_spec import OnFailure, RunMode
 from domain.spec import Provider
 from store import migrate
-from store.models import Base, DeliveryState, LedgerKind, LedgerState, OutboxKind
+from store.models import Base, DeliveryState, LedgerKind, LedgerState, OutboxKind, RunIntentKind
 
 ENUMS: dict[str, type[StrEnum]] = {
     "tasks_status_check": TaskStatus,
@@ -40,8 +45,21 @@ ENUMS: dict[str, type[StrEnum]] = {
     "workspaces_provider_check": Provider,
     "nodes_status_check": NodeStatus,
     "deliveries_state_check": DeliveryState,
+    "runs_status_check": RunStatus,
+    "runs_outcome_check": RunStatus,
+    "runs_mode_check": RunMode,
+    "runs_on_failure_check": OnFailure,
+    "members_status_check": MemberStatus,
+    "run_events_type_check": EventType,
+    "run_events_source_check": EventSource,
+    "run_intents_kind_check": RunIntentKind,
 }
-NUMBERS = {"tasks_priority_check": "((priority >= 1) AND (priority <= 5))", "nodes_used_check": "(used >= 0)"}
+NUMBERS = {
+    "tasks_priority_check": "((priority >= 1) AND (priority <= 5))",
+    "runs_priority_check": "((priority >= 1) AND (priority <= 5))",
+    "nodes_used_check": "(used >= 0)",
+    "feed_entries_source_check": "(num_nonnulls(task_id, run_id) = 1)",
+}
 
 
 @pytest.fixture
@@ -134,6 +152,8 @@ def test_every_transition_is_the_domains(database_url: str) -> None:
         "tasks": TASK_TRANSITIONS,
         "workspaces": WORKSPACE_TRANSITIONS,
         "nodes": NODE_TRANSITIONS,
+        "runs": RUN_TRANSITIONS,
+        "members": MEMBER_TRANSITIONS,
     }
     expected = {
         (machine, str(old), str(new))
@@ -147,7 +167,7 @@ def test_every_transition_is_the_domains(database_url: str) -> None:
 def test_every_machine_is_guarded(database_url: str) -> None:
     """The trigger stands on the table of each machine."""
     rows = read(database_url, "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal")
-    assert {name for (name,) in rows} == {"tasks_transition", "workspaces_transition", "nodes_transition"}
+    assert {name for (name,) in rows} == {f"{machine}_transition" for machine in migrate.GUARDED}
 
 
 def test_every_foreign_key_has_an_index(database_url: str) -> None:
