@@ -118,7 +118,8 @@ def lifecycle() -> str:
     )
     lines += listed(
         "Error categories",
-        "A new attempt is made for a transient one, as far as tries are left and the body's `retry.on` names it.",
+        "A new attempt is made for a transient one, as far as tries are left and the body's `retry.on` names it. Of "
+        "the others it is made where `retry.on` names the category: `agent` is for commands that fail now and then.",
         ["category", "transient", "what to do"],
         [[f"`{c}`", "yes" if c in TRANSIENT_CATEGORIES else "no", GUIDANCE[c]] for c in GUIDANCE],
     )

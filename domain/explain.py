@@ -150,8 +150,8 @@ def _fails(code: str, category: Category, *, retryable: bool = True) -> Callable
     """Return what a failure of this kind leads to: the next attempt, or the task's end."""
 
     def failing(facts: Facts) -> Prediction:
-        follows = retryable and category in facts.retry.on and facts.attempt < facts.retry.max_attempts
-        if follows:
+        mended = facts.retry.helps_against(category, retryable=retryable)
+        if mended and facts.attempt < facts.retry.max_attempts:
             then, status = f"attempt {facts.attempt + 1} of {facts.retry.max_attempts} follows", TaskStatus.QUEUED
         else:
             then, status = "the task fails", TaskStatus.FAILED

@@ -178,13 +178,14 @@ def end_of(facts: Facts, ending: Ending, now: datetime, *, lease: timedelta) -> 
         context={"attempt": facts.attempt},
     ).model_dump(mode="json")
     pending = {"error": error, "cleanup": "pending"}
-    if cause.retryable and cause.category in facts.retry.on and facts.attempt < facts.retry.max_attempts:
+    mended = facts.retry.helps_against(cause.category, retryable=cause.retryable)
+    if mended and facts.attempt < facts.retry.max_attempts:
         due_in = max(lease, facts.retry.delay_after(facts.attempt))
         after = {"attempt": facts.attempt + 1, "reason": "retry", "not_before": (now + due_in).isoformat()}
         failed = _event(facts, EventType.ATTEMPT_FAILED, now, pending)
         return End([failed, _event(facts, EventType.TASK_QUEUED, now, after, attempt=facts.attempt + 1)], due_in)
     events = []
-    if cause.retryable and facts.attempt >= facts.retry.max_attempts > 1:
+    if mended and facts.attempt >= facts.retry.max_attempts > 1:
         events.append(_event(facts, EventType.TASK_RETRIES_EXHAUSTED, now, {"attempts": facts.attempt}))
     outcome = TaskStatus.CANCELLED if ending is Ending.CANCELLED else TaskStatus.FAILED
     events.append(_event(facts, EVENT_OF_OUTCOME[outcome], now, {"outcome": outcome, **pending}))

@@ -185,6 +185,15 @@ class Retry(Body):
     on: frozenset[Category] = TRANSIENT_CATEGORIES
     backoff: Span = timedelta(seconds=5)
 
+    def helps_against(self, category: Category, *, retryable: bool) -> bool:
+        """Return whether a failure is followed by another attempt while a try is left: `on` has to name its category.
+
+        Of the categories that are retried by default a failure must be retryable too. Whoever names another one, such
+        as `agent` for the exit code of a command, knows that a later attempt may come to another end.
+        """
+        expected = category not in TRANSIENT_CATEGORIES and category is not Category.CANCELLED
+        return category in self.on and (retryable or expected)
+
     def delay_after(self, attempt: int) -> timedelta:
         """Return how long after the failure of this attempt the next one starts.
 

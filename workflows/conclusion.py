@@ -14,16 +14,19 @@ from workflows.mirrored import StepFailed
 from workflows.ports import MirrorActivities
 
 
-def will_retry(attempt: Attempt) -> bool:
-    """Return whether a failed attempt is followed by another: a try is left, and trying again can help."""
+def _can_be_mended(attempt: Attempt) -> bool:
+    """Return whether a failed attempt is one that another may mend."""
     state, retry = attempt.state, attempt.spec.retry
     return (
         state.outcome is TaskStatus.FAILED
         and state.error is not None
-        and state.error.retryable
-        and state.error.category in retry.on
-        and attempt.argument.attempt < retry.max_attempts
+        and retry.helps_against(state.error.category, retryable=state.error.retryable)
     )
+
+
+def will_retry(attempt: Attempt) -> bool:
+    """Return whether a failed attempt is followed by another: a try is left, and trying again can help."""
+    return _can_be_mended(attempt) and attempt.argument.attempt < attempt.spec.retry.max_attempts
 
 
 async def conclude(attempt: Attempt) -> None:
@@ -79,7 +82,7 @@ def _emit_end(attempt: Attempt) -> datetime | None:
         attempt.emit(EventType.TASK_QUEUED, attempt=number + 1, reason="retry", not_before=next_at.isoformat())
         return next_at
     exhausted = number >= attempt.spec.retry.max_attempts > 1
-    if state.outcome is TaskStatus.FAILED and state.error and state.error.retryable and exhausted:
+    if _can_be_mended(attempt) and exhausted:
         attempt.emit(EventType.TASK_RETRIES_EXHAUSTED, attempts=number)
     outcome = state.outcome or TaskStatus.FAILED
     attempt.emit(

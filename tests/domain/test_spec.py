@@ -272,6 +272,24 @@ def test_the_delay_doubles() -> None:
     assert seconds == [5, 10, 20, 40, 3600]
 
 
+@pytest.mark.parametrize(
+    ("on", "category", "retryable", "again"),
+    [
+        (TRANSIENT_CATEGORIES, Category.WORKSPACE, True, True),
+        (TRANSIENT_CATEGORIES, Category.TIMEOUT, False, False),
+        (TRANSIENT_CATEGORIES, Category.AGENT, False, False),
+        ({Category.AGENT}, Category.AGENT, False, True),
+        ({Category.AGENT}, Category.WORKSPACE, True, False),
+        ({Category.CANCELLED}, Category.CANCELLED, False, False),
+    ],
+)
+def test_who_names_a_category_asks_for_another_attempt(
+    on: set[Category], category: Category, *, retryable: bool, again: bool
+) -> None:
+    """By default what is transient and retryable; beyond that, what `on` names; a cancel never."""
+    assert Retry(on=frozenset(on)).helps_against(category, retryable=retryable) is again
+
+
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=10))
 def test_an_input_is_taken_or_refused_and_never_an_accident(value: Any) -> None:
     """What is taken holds nothing that JSON in PostgreSQL cannot hold."""

@@ -101,6 +101,20 @@ async def test_a_task_may_narrow_what_is_tried_again(stage: Stage) -> None:
     assert (row["status"], row["attempt"]) == ("failed", 1)
 
 
+async def test_a_task_may_ask_that_its_command_is_tried_again(stage: Stage) -> None:
+    """Queued after a first exit with 1, failed after a second with `task.retries_exhausted`: `on` names `agent`."""
+    task = await external(stage, Step.RUNNING, retry=AGAIN | {"on": ["agent"]})
+    await task.signal(SignalName.WORKSPACE_FINISHED, exit_code=1)
+    row = await task.end()
+    assert (row["status"], row["attempt"]) == ("queued", 2)
+    again = second(task)
+    await again.until("workspace_dispatch")
+    await again.signal(SignalName.WORKSPACE_FINISHED, exit_code=1)
+    row = await again.end()
+    assert (row["status"], row["attempt"], row["error"]["code"]) == ("failed", 2, "nonzero_exit")
+    assert (await again.story())[-2:] == [EventType.TASK_RETRIES_EXHAUSTED, EventType.TASK_FAILED]
+
+
 async def test_a_cancel_between_attempts_is_obeyed_by_the_next(stage: Stage) -> None:
     """Cancelled at attempt 2, before it holds anything."""
     task = await external(stage, Step.RUNNING, retry={"max_attempts": 2, "backoff": 2})
