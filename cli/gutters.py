@@ -67,9 +67,9 @@ def gutter(lines: Mapping[int, Iterable[int]], height: int) -> list[str]:
             rows[net.ends[0]][:] = "─" * width
     for net, track in tracks.items():
         for begin, start in starts[net].items():
+            rows[start][:track] = "─" * track
             if begin != start:
                 rows[begin][:first], rows[start][:first] = "─┐", " └"
-            rows[start][first if begin != start else 0 : track] = "─" * (track - (first if begin != start else 0))
         for end in net.ends:
             rows[end][track + 1 :] = "─" * (width - track - 1)
     for net, track in tracks.items():
