@@ -34,8 +34,11 @@ from activities.post import GuardedNetwork, Post
 from activities.postman import Postman
 from activities.pulse import PulseInterceptor
 from activities.reconcile import Reconciler
+from activities.run_dispatch import RunDispatcher
+from activities.runs import Runs
 from codec import UNENCRYPTED, data_converter
 from domain.names import CONTROL_QUEUE, NodeId, node_queue, supervise_queue
+from domain.policy import Policy
 from domain.signatures import SigningKeys
 from domain.spec import Provider
 from settings import Settings
@@ -50,6 +53,7 @@ from workflows.cleanup import Cleanup
 from workflows.gateway import Gateway
 from workflows.ports import NodeActivities
 from workflows.reconcile import Reconcile
+from workflows.run_orchestrator import RunOrchestrator
 from workflows.task_runner import TaskRunner
 from workspaces.local import LocalProvider, base_environment
 from workspaces.secrets import Secrets
@@ -64,6 +68,8 @@ CERTIFICATES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 API_LIMIT: Final = 30.0
 REPORT_AGAIN: Final = 1.0
 SERVER_ERRORS: Final = 500
+
+DEFAULTS: Final = Policy()
 
 # Pure modules: the sandbox would import them again for every run.
 SANDBOX: Final = SandboxedWorkflowRunner(
@@ -102,17 +108,20 @@ def control_worker(
     dispatcher: Dispatcher,
     reconciler: Reconciler | None = None,
     *,
+    runs: RunDispatcher | None = None,
+    policy: Policy = DEFAULTS,
     metrics: Metrics | None = None,
     **options: Any,
 ) -> Worker:
     """Return the worker of the TaskRunners and their Cleanups, of the mirror, and of the reconciler if one is given."""
     metering: list[Interceptor] = [MeteringInterceptor(metrics)] if metrics else []
-    placement, mirror = Placement(database, dispatcher), Mirror(database, dispatcher)
+    placement, mirror = Placement(database, dispatcher), Mirror(database, dispatcher, runs)
+    of_runs = Runs(database, dispatcher, policy)
     ledger = LedgerKeeper(database, dispatcher)
     sweeping: list[Callable[..., Any]] = [reconciler.sweep, reconciler.orphans] if reconciler else []
     defaults: dict[str, Any] = {
         "task_queue": CONTROL_QUEUE,
-        "workflows": [TaskRunner, Cleanup, Reconcile],
+        "workflows": [TaskRunner, RunOrchestrator, Cleanup, Reconcile],
         "workflow_runner": SANDBOX,
         "interceptors": [*metering, LinesInterceptor(), FailureInterceptor()],
         "max_cached_workflows": 1000,
@@ -134,6 +143,11 @@ def control_worker(
             placement.reserve_workspace,
             ledger.held,
             ledger.release,
+            of_runs.flush_run,
+            of_runs.start_members,
+            of_runs.find_out,
+            of_runs.barrier,
+            of_runs.cancel_tasks,
             *sweeping,
         ],
         **(defaults | options),
@@ -178,6 +192,7 @@ class Parts:
     database: Database
     gateway: Gateway
     dispatcher: Dispatcher
+    runs: RunDispatcher
     counting: Counting
     traces: Traces | None
 
@@ -205,9 +220,11 @@ async def composed(
             policy=settings.policy,
             hooks=hooks.installed(database) if observed else None,
         )
+        runs = RunDispatcher(database=database, gateway=gateway, policy=settings.policy)
         try:
-            yield Parts(settings, client, database, gateway, dispatcher, counting, traces)
+            yield Parts(settings, client, database, gateway, dispatcher, runs, counting, traces)
         finally:
+            await runs.close()
             await dispatcher.close()
             await database.close()
 
@@ -227,10 +244,19 @@ async def control_plane(settings: Settings) -> AsyncIterator[Parts]:
         metrics = parts.counting.metrics
         async with (
             webhooks_delivered(settings, parts.database),
-            control_worker(parts.client, parts.database, parts.dispatcher, reconciler, metrics=metrics),
+            control_worker(
+                parts.client,
+                parts.database,
+                parts.dispatcher,
+                reconciler,
+                runs=parts.runs,
+                policy=settings.policy,
+                metrics=metrics,
+            ),
         ):
             loops = [
                 asyncio.create_task(parts.dispatcher.run()),
+                asyncio.create_task(parts.runs.run()),
                 asyncio.create_task(keep_schedule(parts.client, settings.reconcile_every)),
             ]
             try:

@@ -11,6 +11,7 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 
 from domain.errors import GUIDANCE, Category, Failure, TaskError
 from store.mirror import TaskGone
+from store.run_log import RunGone
 
 # The server refuses more, and would let the activity be retried without end.
 RESULT_LIMIT: Final = 2_000_000
@@ -39,6 +40,8 @@ class _Boundary(ActivityInboundInterceptor):
             raise _typed(failure.error) from failure
         except TaskGone as gone:
             raise _typed(_error("task_deleted", Category.CANCELLED, f"Task {gone} was deleted.")) from gone
+        except RunGone as gone:
+            raise _typed(_error("run_deleted", Category.CANCELLED, f"Run {gone} was deleted.")) from gone
         except DBAPIError as failure:
             raise _typed(_database_error(failure)) from failure
         except (PoolTimeout, OSError) as failure:

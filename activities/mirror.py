@@ -3,6 +3,7 @@
 from temporalio import activity
 
 from activities.dispatch import Dispatcher
+from activities.run_dispatch import RunDispatcher
 from domain.messages import Activity, ActivityQuery, Answer, Conclusion, Flush
 from store import callbacks, mirror
 from store.engine import Database
@@ -12,9 +13,10 @@ from workflows.ports import MirrorActivities
 class Mirror(MirrorActivities):
     """Writes events and rows in PostgreSQL."""
 
-    def __init__(self, database: Database, dispatcher: Dispatcher) -> None:
+    def __init__(self, database: Database, dispatcher: Dispatcher, runs: RunDispatcher | None = None) -> None:
         self._database = database
         self._dispatcher = dispatcher
+        self._runs = runs
 
     @activity.defn
     async def flush(self, flush: Flush) -> Answer:
@@ -46,4 +48,6 @@ class Mirror(MirrorActivities):
         self._dispatcher.grown(conclusion.task_id, answer.get("appended"))
         if answer["granted"] or not conclusion.destroyed:
             self._dispatcher.poke()
+        if self._runs is not None and answer.get("in_run"):
+            self._runs.poke()
         return Answer.model_validate(answer)

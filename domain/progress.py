@@ -217,6 +217,17 @@ class Progress:
         parts = self.children.get(part.member, [])
         return part.item <= len(parts) and parts[part.item - 1] is M.IN_PROGRESS
 
+    def has_ended(self, part: Part) -> bool:
+        """Whether this task has ended, or its member has."""
+        if part.item is None or self.status[part.member].ended:
+            return self.status[part.member].ended
+        parts = self.children.get(part.member, [])
+        return part.item <= len(parts) and parts[part.item - 1].ended
+
+    def counts_of(self, member: int) -> dict[MemberStatus, int]:
+        """How many children of a fan-out are in which status."""
+        return dict(Counter(self.children.get(member, ())))
+
     def _aggregated(self, member: int) -> Finished | None:
         parts = self.children[member]
         stopped = self.failing or self.cancelling
@@ -262,6 +273,18 @@ class Progress:
     def _stopped(self) -> list[Finished]:
         """Return the fan-outs that have ended because nothing more of them is started."""
         return [end for member in sorted(self._begun) if (end := self._aggregated(member)) is not None]
+
+    @property
+    def startable(self) -> list[int]:
+        """The members that would begin now, if there were room for all, in order."""
+        ready = {member for _, member in self._ready if self.status[member] is M.WAITING}
+        return sorted(ready & self.frontier if self._superstep else ready, key=self._rank.__getitem__)
+
+    def give_up(self) -> list[Finished]:
+        """Skip all that has not begun, because the run itself cannot go on; what is open is to be cancelled."""
+        self.failing = True
+        ends = [self._end(m, M.SKIPPED, "run_failed") for m, status in enumerate(self.status) if status is M.WAITING]
+        return ends + self._stopped()
 
     def skip(self, members: Iterable[int]) -> list[Finished]:
         """Leave waiting members out, because a command says so."""
@@ -349,6 +372,11 @@ class Progress:
     def at_barrier(self) -> bool:
         """Whether every member of the frontier has ended."""
         return all(self.status[member].ended for member in self.frontier)
+
+    @property
+    def frontier_begun(self) -> bool:
+        """Whether any of the frontier has begun."""
+        return any(self.status[member] is not M.WAITING for member in self.frontier)
 
     def next_frontier(self, replaced: Iterable[int] | None = None) -> list[int]:
         """Begin the next superstep: what is ready, or exactly what a command says; returns it in order."""

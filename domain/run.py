@@ -77,17 +77,27 @@ class RunState(BaseModel):
     status: RunStatus = RunStatus.QUEUED
     superstep: int = 0
     frontier: list[int] = Field(default_factory=list)
+    # Members that were skipped since the last barrier.
+    skipped: list[str] = Field(default_factory=list)
     state_versions: dict[str, int] = Field(default_factory=dict)
     failing: bool = False
     cancelling: bool = False
+    # Somebody wants the run cancelled; and whether the open tasks were asked to cancel themselves, for either reason.
+    cancel_wanted: bool = False
+    cancel_told: bool = False
+    failing_told: bool = False
     error: TaskError | None = None
 
     pause: str | None = None
     pause_reason: str | None = None
     breakpoints: RunBreakpoints | None = None
     hold: RunHold | None = None
+    # Breakpoints that were reached, and those that were passed: `before:name`, `after:name`, `step:number`.
+    stops: list[str] = Field(default_factory=list)
     passed: list[str] = Field(default_factory=list)
     commands_seen: int = 0
+    # What a command wants as the next frontier.
+    replace: list[int] | None = None
     looking: bool = False
 
 
@@ -104,6 +114,8 @@ class RunInput(BaseModel):
     priority: int = 3
     plan: Plan = Plan()
     state: RunState = RunState()
+    # Its history, signals among it; a longer one continues as new.
+    history_events: int = 2_000
     traceparent: str | None = None
 
 
@@ -190,7 +202,7 @@ class Findings(BaseModel):
 
 
 class Barrier(BaseModel):
-    """Merge what these members have come to into the run's state, and read their commands."""
+    """Merge what these members have come to into the run's state, and check and store their commands."""
 
     flush: RunFlush
     superstep: int
@@ -198,11 +210,10 @@ class Barrier(BaseModel):
 
 
 class BarrierAnswer(BaseModel):
-    """The versions of the state's keys, and the commands of the members that ran; or what is wrong with one of them."""
+    """The versions of the state's keys; or what is wrong with what one of the members has come to."""
 
     answer: RunAnswer
     state_versions: dict[str, int] = Field(default_factory=dict)
-    commands: list[NumberedCommand] = Field(default_factory=list)
     error: TaskError | None = None
 
 

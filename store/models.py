@@ -204,6 +204,8 @@ class Run(Base):
     superstep: Mapped[int] = mapped_column(server_default="0")
     state: Mapped[Any] = mapped_column(server_default=text("'{}'"))
     state_versions: Mapped[Any] = mapped_column(server_default=text("'{}'"))
+    # The last superstep whose results are in the state.
+    merged: Mapped[int] = mapped_column(server_default="0")
     reducers: Mapped[Any] = mapped_column(server_default=text("'{}'"))
     error: Mapped[Any | None]
     version: Mapped[int] = mapped_column(BigInteger, server_default="0")

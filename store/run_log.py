@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.events import NewEvent
 from domain.names import RunId
-from domain.run import RunAnswer, RunFlush
+from domain.run import NumberedCommand, RunAnswer, RunFlush
 from domain.run_events import changes, member_changes
 from store import jsonb
+from store.models import RunCommandRow
 
 _FLUSH: Final = text("SELECT flush_run(:run, :attempt, :version, CAST(:events AS jsonb), :seen)")
 _APPEND: Final = text("SELECT append_to_run_log(:run, CAST(:events AS jsonb))")
@@ -56,3 +57,13 @@ async def flush(connection: AsyncConnection, batch: RunFlush) -> RunAnswer:
 async def append(connection: AsyncConnection, run: RunId, events: Sequence[NewEvent]) -> None:
     """Append events of another source than the orchestrator; the caller has checked them under the row's lock."""
     await connection.execute(_APPEND, {"run": run, "events": events_json(events)})
+
+
+async def commands(connection: AsyncConnection, run: RunId, *, after: int) -> list[NumberedCommand]:
+    """Return the commands with a higher number than this one, in order."""
+    statement = (
+        select(RunCommandRow.n, RunCommandRow.body.label("command"), RunCommandRow.plan)
+        .where(RunCommandRow.run_id == run, RunCommandRow.n > after)
+        .order_by(RunCommandRow.n)
+    )
+    return [NumberedCommand.model_validate(dict(row)) for row in (await connection.execute(statement)).mappings()]

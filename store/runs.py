@@ -14,11 +14,13 @@ from domain.names import ProjectId, RunId
 from domain.plan import Planned
 from domain.run_spec import Member, RunSpec
 from domain.spec import json_of
-from store import run_log
-from store.models import FeedRow, Run, RunIntent, RunIntentKind, RunMember
+from store import run_intents, run_log
+from store.models import FeedRow, Run, RunIntentKind, RunMember
 from store.project_feed import feed_of_run
 
-COLUMNS: Final = tuple(column for column in Run.__table__.columns if column.key not in ("checked_at", "traceparent"))
+COLUMNS: Final = tuple(
+    column for column in Run.__table__.columns if column.key not in ("checked_at", "merged", "traceparent")
+)
 _GET: Final = select(*COLUMNS).where(Run.id == bindparam("run"), Run.project == bindparam("project"))
 _LOCK: Final = _GET.with_for_update(key_share=True)
 _COUNTS: Final = text("""
@@ -81,7 +83,7 @@ async def create(
         key="api:created", type=EventType.RUN_CREATED, ts=now, attempt=1, source=EventSource.API, data=data
     )
     await run_log.append(connection, run, [event])
-    await connection.execute(insert(RunIntent).values(run_id=run, kind=RunIntentKind.START, attempt=1))
+    await run_intents.put(connection, run, RunIntentKind.START, attempt=1)
     return await get(connection, project, run) or {}
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Select, and_, bindparam, case, func, selec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.lifecycle import TERMINAL, TaskStatus, WorkspaceStatus
-from domain.names import ProjectId, TaskId
+from domain.names import ProjectId, RunId, TaskId
 from domain.spec import TaskSpec, json_of
 from store.models import OutboxKind, Task, Workspace
 from store.outbox import Intent
@@ -20,6 +20,8 @@ COLUMNS: Final = (
     Task.id,
     Task.project,
     Task.run_id,
+    Task.member,
+    Task.item,
     Task.name,
     Task.status,
     Task.step,
@@ -59,9 +61,10 @@ FIRST_QUEUED: Final = "1:task.queued"
 # Row, first events and start intent in one statement: it is a transaction of its own, or rides in one.
 _CREATE: Final = text("""
 WITH created AS (
-  INSERT INTO tasks (id, project, name, status, max_attempts, priority, labels, spec, breakpoints, last_seq,
-                     created_at, updated_at, traceparent)
-  VALUES (:id, :project, :name, CASE WHEN :start THEN 'queued' ELSE 'ready' END, :max_attempts, :priority,
+  INSERT INTO tasks (id, project, run_id, member, item, name, status, max_attempts, priority, labels, spec, breakpoints,
+                     last_seq, created_at, updated_at, traceparent)
+  VALUES (:id, :project, :run_id, :member, CAST(:item AS int), :name,
+          CASE WHEN :start THEN 'queued' ELSE 'ready' END, :max_attempts, :priority,
           CAST(:labels AS jsonb), CAST(:spec AS jsonb), CAST(:breakpoints AS jsonb), CASE WHEN :start THEN 2 ELSE 1 END,
           :now, :now, :traceparent)
 ), first AS (
@@ -110,6 +113,15 @@ class Created:
     intent: Intent | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Belonging:
+    """Whose task it is: of a member of a run, or of one child of its fan-out."""
+
+    run_id: RunId
+    member: str
+    item: int | None = None
+
+
 async def create(
     connection: AsyncConnection,
     *,
@@ -121,6 +133,7 @@ async def create(
     lease_to: str,
     lease: timedelta,
     traceparent: str | None = None,
+    of: Belonging | None = None,
 ) -> Created:
     """Write a task, its first events and (unless `start` is False) its start intent, leased to the writer."""
     plain = json_of(spec)
@@ -129,6 +142,9 @@ async def create(
     parameters = {
         "id": task,
         "project": project,
+        "run_id": of.run_id if of else None,
+        "member": of.member if of else None,
+        "item": of.item if of else None,
         "name": spec.title,
         "start": start,
         "max_attempts": spec.retry.max_attempts,
@@ -147,6 +163,9 @@ async def create(
     row = dict.fromkeys(column.key for column in COLUMNS) | {
         "id": task,
         "project": project,
+        "run_id": of.run_id if of else None,
+        "member": of.member if of else None,
+        "item": of.item if of else None,
         "name": spec.title,
         "status": TaskStatus.QUEUED if start else TaskStatus.READY,
         "attempt": 1,

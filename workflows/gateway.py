@@ -39,21 +39,25 @@ from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from domain.failpoints import boundary
-from domain.lifecycle import TaskStatus
+from domain.lifecycle import RunStatus, TaskStatus
 from domain.messages import CallbackSignal, CleanupOrder, Followup, Hold, NodeReady, PauseAnswer, SlotGranted
 from domain.names import (
     CLEANUP,
     CONTROL_QUEUE,
+    RUN_ORCHESTRATOR,
     TASK_RUNNER,
+    RunId,
     SearchAttribute,
     SignalName,
     TaskId,
     UpdateName,
     cleanup_id,
+    run_workflow_id,
     workflow_id,
 )
 from domain.policy import Policy
 from domain.reconcile import Seen, Sight
+from domain.run import Endings, RunInput
 from domain.runner import RunnerInput
 
 STATUS: Final = SearchAttributeKey.for_keyword(SearchAttribute.TASK_STATUS)
@@ -70,6 +74,8 @@ UPDATE_LIMIT: Final = timedelta(seconds=2)
 ANSWER_LIMIT: Final = timedelta(seconds=5)
 # An update's own ways to say that there is no answer.
 UNANSWERED: Final = (WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError)
+# By this a run's workflow says which attempt it is: all have one id.
+ATTEMPT: Final = "attempt"
 START_LIMIT: Final = timedelta(seconds=10)
 LOOK_LIMIT: Final = timedelta(seconds=5)
 
@@ -230,6 +236,78 @@ class Gateway:
             return _unreachable(error)
         return Sent.DELIVERED
 
+    async def start_run(self, argument: RunInput) -> Sent:
+        """Start the orchestrator of a run's attempt; one that was started before counts as started.
+
+        All attempts of a run have one id. While the workflow of an earlier one is about to close, the answer is that
+        it cannot be reached yet.
+        """
+        first = argument.attempt == 1
+        reuse = WorkflowIDReusePolicy.REJECT_DUPLICATE if first else WorkflowIDReusePolicy.ALLOW_DUPLICATE
+        attributes: list[SearchAttributePair[Any]] = [
+            SearchAttributePair(STATUS, RunStatus.QUEUED.value),
+            SearchAttributePair(PROJECT, argument.project),
+            SearchAttributePair(RUN, argument.run_id),
+        ]
+        try:
+            with boundary("engine.start_run"):
+                await self._client.start_workflow(
+                    RUN_ORCHESTRATOR,
+                    argument,
+                    id=run_workflow_id(argument.run_id),
+                    task_queue=self._queue,
+                    task_timeout=TASK_TIMEOUT,
+                    id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+                    id_reuse_policy=reuse,
+                    memo={ATTEMPT: argument.attempt},
+                    search_attributes=TypedSearchAttributes(attributes),
+                    static_summary=f"{argument.name} · attempt {argument.attempt}",
+                    priority=Priority(priority_key=argument.priority, fairness_key=argument.project[:64]),
+                    rpc_timeout=START_LIMIT,
+                )
+        except WorkflowAlreadyStartedError:
+            return Sent.DELIVERED if first else await self._begun(argument)
+        except (RPCError, RuntimeError) as error:
+            return _unreachable(error)
+        return Sent.DELIVERED
+
+    async def _begun(self, argument: RunInput) -> Sent:
+        """Say whether the workflow that has this run's id is the one of this attempt."""
+        try:
+            with boundary("engine.begun"):
+                found = await self._run_handle(argument.run_id).describe(rpc_timeout=LOOK_LIMIT)
+            attempt = await found.memo_value(ATTEMPT, default=0)
+        except (RPCError, RuntimeError, ValueError):
+            return Sent.UNREACHABLE
+        return Sent.DELIVERED if attempt == argument.attempt else Sent.UNREACHABLE
+
+    async def tell_run(self, run: RunId, endings: Endings) -> Sent:
+        """Tell a run which of its tasks have ended."""
+        try:
+            with boundary("engine.tell_run"):
+                await self._run_handle(run).signal(SignalName.TASK_ENDED.value, endings, rpc_timeout=SIGNAL_LIMIT)
+        except (RPCError, RuntimeError) as error:
+            return _unreachable(error)
+        return Sent.DELIVERED
+
+    async def steer_run(self, run: RunId) -> Sent:
+        """Have a run look at its row."""
+        try:
+            with boundary("engine.steer_run"):
+                await self._run_handle(run).signal(SignalName.RUN_STEERED.value, rpc_timeout=SIGNAL_LIMIT)
+        except (RPCError, RuntimeError) as error:
+            return _unreachable(error)
+        return Sent.DELIVERED
+
+    async def cancel_run(self, run: RunId) -> Sent:
+        """Ask a run to cancel itself, as the Temporal UI's button does."""
+        try:
+            with boundary("engine.cancel_run"):
+                await self._run_handle(run).cancel(rpc_timeout=SIGNAL_LIMIT)
+        except (RPCError, RuntimeError) as error:
+            return _unreachable(error)
+        return Sent.DELIVERED
+
     async def look(self, task: TaskId, attempt: int) -> Sight:
         """Say what became of an attempt's workflow, by its id.
 
@@ -298,6 +376,13 @@ class Gateway:
     def url(self, task: TaskId, attempt: int) -> str:
         """Return the address of an attempt's history in the Temporal UI."""
         return f"{self._ui_url}/namespaces/{self._client.namespace}/workflows/{workflow_id(task, attempt)}"
+
+    def run_url(self, run: RunId) -> str:
+        """Return the address of a run's history in the Temporal UI."""
+        return f"{self._ui_url}/namespaces/{self._client.namespace}/workflows/{run_workflow_id(run)}"
+
+    def _run_handle(self, run: RunId) -> WorkflowHandle[Any, Any]:
+        return self._client.get_workflow_handle(run_workflow_id(run))
 
     def _handle(self, task: TaskId, attempt: int) -> WorkflowHandle[Any, Any]:
         return self._client.get_workflow_handle(workflow_id(task, attempt))

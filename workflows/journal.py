@@ -15,16 +15,10 @@ from domain.lifecycle import Step, StepOutcome, advance
 from domain.messages import Flush
 from domain.names import SearchAttribute
 from domain.runner import RunnerInput, RunnerState
+from workflows.versions import Versions
 
 TASK_STATUS: Final = SearchAttributeKey.for_keyword(SearchAttribute.TASK_STATUS)
 TASK_STEP: Final = SearchAttributeKey.for_keyword(SearchAttribute.TASK_STEP)
-
-# A version orders flushes by these, the first one highest: see Journal.version. The base of continue-as-new is above.
-# The server ends a history of 51,200 events; what is left of a bigint counts how often an attempt continued as new.
-HISTORY_BITS: Final = 18
-SECONDS_BITS: Final = 24
-ORDINAL_BITS: Final = 8
-LAST_BASE: Final = 2 ** (63 - HISTORY_BITS - SECONDS_BITS - ORDINAL_BITS) - 1
 
 
 class Journal:
@@ -35,8 +29,7 @@ class Journal:
         self.state = state
         self._pending: list[NewEvent] = []
         self._batched = 0
-        self._ordinal = 0
-        self._ordinal_at = 0
+        self._versions = Versions()
         self._provisional = False
 
     @property
@@ -141,26 +134,9 @@ class Journal:
         return Flush(
             task_id=self.argument.task_id,
             attempt=self.argument.attempt,
-            version=self.version(),
+            version=self._versions.next(self.state.flush_base),
             events=list(self._pending),
         )
-
-    def version(self) -> int:
-        """Return this flush's place in the order of all flushes of the attempt.
-
-        A local activity whose workflow task failed is redone with other content under a longer history: the redo
-        is newer and wins. A replay has the same history length and ordinal: it is a repeat. A plain counter in
-        workflow state would give the redo the number of the flush that it must supersede. The server writes no
-        event for a second failure of one task in a row, so the task's own time tells that redo from the first.
-        A run that continued as new begins with a short history and a young age, above all flushes of the last one.
-        """
-        length = min(workflow.info().get_current_history_length(), 2**HISTORY_BITS - 1)
-        self._ordinal = self._ordinal + 1 if length == self._ordinal_at else 1
-        self._ordinal_at = length
-        age = workflow.now() - workflow.info().workflow_start_time
-        seconds = min(max(int(age.total_seconds()), 0), 2**SECONDS_BITS - 1)
-        version = self.state.flush_base << HISTORY_BITS | length
-        return (version << SECONDS_BITS | seconds) << ORDINAL_BITS | self._ordinal
 
     def written(self) -> None:
         """Note that the last batch is in the log; a changed status is shown to operators."""

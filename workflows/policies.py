@@ -30,6 +30,9 @@ REPEATS: Final = 100
 # A step must be readable in the mirror 1 s after it began; one that ends sooner is written with what follows.
 VISIBLE: Final = timedelta(milliseconds=500)
 
+# Tasks that a run makes in one transaction: some tens of milliseconds, in which its row is locked.
+STARTS_AT_ONCE: Final = 50
+
 # A sweep is bounded; one that takes longer than this hangs, and the schedule waits for its end.
 SWEEP: Final = timedelta(minutes=5)
 SWEEP_HEARTBEAT: Final = timedelta(seconds=20)

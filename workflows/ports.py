@@ -35,6 +35,18 @@ from domain.messages import (
     WorkspaceRef,
 )
 from domain.reconcile import ListOrder, NodeWorkspaces, Orphans, Report, SweepOrder
+from domain.run import (
+    Barrier,
+    BarrierAnswer,
+    Cancels,
+    CancelsAnswer,
+    Findings,
+    Questions,
+    RunAnswer,
+    RunFlush,
+    Starts,
+    StartsAnswer,
+)
 
 
 class MirrorActivities(ABC):
@@ -78,6 +90,35 @@ class PlacementActivities(ABC):
     @abstractmethod
     async def reserve_workspace(self, reservation: Reservation) -> ReservationAnswer:
         """Reserve slot and workspace, write the ledger's intents, delegate the task."""
+
+
+class RunActivities(ABC):
+    """What a RunOrchestrator asks of the mirror, on the control worker."""
+
+    @activity.defn
+    @abstractmethod
+    async def flush_run(self, flush: RunFlush) -> RunAnswer:
+        """Append events and bring the run's row up to date, if this attempt of it may still write."""
+
+    @activity.defn
+    @abstractmethod
+    async def start_members(self, starts: Starts) -> StartsAnswer:
+        """Make tasks with their start intents, or queue the next attempts of those that are there."""
+
+    @activity.defn
+    @abstractmethod
+    async def find_out(self, questions: Questions) -> Findings:
+        """Say of edges whether their conditions hold, of fan-outs how many children they have."""
+
+    @activity.defn
+    @abstractmethod
+    async def barrier(self, barrier: Barrier) -> BarrierAnswer:
+        """Merge the results of a superstep into the run's state, once, and store the commands among them."""
+
+    @activity.defn
+    @abstractmethod
+    async def cancel_tasks(self, cancels: Cancels) -> CancelsAnswer:
+        """Ask the run's open tasks to cancel themselves, some at a time."""
 
 
 class LedgerActivities(ABC):

@@ -69,6 +69,8 @@ class TaskOut(BaseModel):
     name: str
     project: str
     run_id: str | None
+    member: str | None
+    item: int | None
     status: TaskStatus
     step: Step | None
     step_started_at: datetime | None

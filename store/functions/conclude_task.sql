@@ -43,5 +43,7 @@ BEGIN
   IF answer ->> 'verdict' = 'applied' AND p_due IS NOT NULL THEN
     INSERT INTO outbox (kind, task_id, attempt, due_at) VALUES ('start', p_task, p_attempt + 1, p_due);
   END IF;
-  RETURN answer || jsonb_build_object('granted', release_attempt(p_task, p_attempt, settled));
+  RETURN answer || jsonb_build_object(
+    'granted', release_attempt(p_task, p_attempt, settled),
+    'in_run', EXISTS (SELECT FROM tasks WHERE id = p_task AND run_id IS NOT NULL));
 END $$;

@@ -22,6 +22,7 @@ from temporalio.worker import Worker
 from activities.dispatch import Dispatcher
 from activities.failures import FailureInterceptor
 from activities.reconcile import Reconciler
+from activities.run_dispatch import RunDispatcher
 from domain.errors import Category, Failure
 from domain.events import Event, EventSource, EventType, NewEvent, fold
 from domain.ids import new_id, workspace_id
@@ -135,6 +136,7 @@ class Stage:
     database: Database
     gateway: Gateway
     dispatcher: Dispatcher
+    runs: RunDispatcher
     policy: Policy
     url: str
     queue: str
@@ -157,7 +159,15 @@ class Stage:
             retention=Retention(),
             idempotency=timedelta(days=1),
         )
-        worker = control_worker(client, self.database, self.dispatcher, reconciler, **(defaults | options))
+        worker = control_worker(
+            client,
+            self.database,
+            self.dispatcher,
+            reconciler,
+            runs=self.runs,
+            policy=policy,
+            **(defaults | options),
+        )
         # The SDK interrupts a workflow that takes 2 s for a step, wherever it is: on a busy machine, a healthy one.
         assert worker._workflow_worker
         worker._workflow_worker._deadlock_timeout_seconds = STEP_LIMIT
@@ -450,9 +460,12 @@ async def bare_stage_on(
     database, queue = Database(url), f"stage-{new_id()}"
     gateway, policy = Gateway(environment.client, queue=queue), policy or Policy()
     dispatcher = Dispatcher(name="stage", database=database, gateway=gateway, policy=policy)
-    loop = asyncio.create_task(dispatcher.run())
-    yield Stage(environment, database, gateway, dispatcher, policy, url, queue)
-    loop.cancel()
-    await asyncio.gather(loop, return_exceptions=True)
+    runs = RunDispatcher(database=database, gateway=gateway, policy=policy)
+    loops = [asyncio.create_task(dispatcher.run()), asyncio.create_task(runs.run())]
+    yield Stage(environment, database, gateway, dispatcher, runs, policy, url, queue)
+    for loop in loops:
+        loop.cancel()
+    await asyncio.gather(*loops, return_exceptions=True)
+    await runs.close()
     await dispatcher.close()
     await database.close()

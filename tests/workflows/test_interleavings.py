@@ -20,6 +20,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 
 from activities.dispatch import Dispatcher
+from activities.run_dispatch import RunDispatcher
 from domain import failpoints
 from domain.ids import new_id
 from domain.names import DEFAULT_PROJECT, CallbackKind, SignalName
@@ -125,7 +126,8 @@ async def wired(environment: WorkflowEnvironment, address: str, url: str) -> Asy
     loop = asyncio.create_task(dispatcher.run())
     try:
         async with control_worker(client, far, dispatcher, task_queue=queue, max_cached_workflows=0):
-            stage = Stage(environment, near, gateway, dispatcher, POLICY, url, queue)
+            runs = RunDispatcher(database=near, gateway=gateway, policy=POLICY)
+            stage = Stage(environment, near, gateway, dispatcher, runs, POLICY, url, queue)
             yield Wires(stage, to_engine, to_database)
     finally:
         loop.cancel()

@@ -27,7 +27,7 @@ from tests.workflows.test_followups import listening, say
 from tests.workflows.test_mirror_faults import faulty
 from tests.workflows.test_replay import replayed
 from workflows.gateway import Sent
-from workflows.journal import HISTORY_BITS, LAST_BASE, ORDINAL_BITS, SECONDS_BITS
+from workflows.versions import HISTORY_BITS, LAST_BASE, ORDINAL_BITS, SECONDS_BITS
 
 CAP: Final = 60
 SHORT: Final = Policy.model_validate({"limits": {"history_events": CAP}})

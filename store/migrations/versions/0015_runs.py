@@ -56,6 +56,7 @@ def upgrade() -> None:
         sa.Column("superstep", sa.Integer(), server_default="0", nullable=False),
         _json("state", "{}"),
         _json("state_versions", "{}"),
+        sa.Column("merged", sa.Integer(), server_default="0", nullable=False),
         _json("reducers", "{}"),
         _json("error"),
         sa.Column("version", sa.BigInteger(), server_default="0", nullable=False),

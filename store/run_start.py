@@ -1,0 +1,115 @@
+"""From a run's rows to what its orchestrator begins with, whatever an earlier one has come to."""
+
+from typing import Any, Final
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.graph import EdgeKind
+from domain.lifecycle import RUN_TERMINAL, MemberStatus, RunStatus, TaskStatus
+from domain.names import RunId
+from domain.progress import CONDITION, OF_TASK, PREFERRED, letters
+from domain.run import EdgePlan, Ending, FanPlan, Plan, RunInput, RunState, task_key
+
+_RUN: Final = text("""
+SELECT r.*, (SELECT coalesce(max(n), 0) FROM run_commands c WHERE c.run_id = r.id) AS commands
+FROM runs r WHERE r.id = :run
+""")
+_MEMBERS: Final = text("""
+SELECT name, status, fan_out ->> 'max_parallel' AS max_parallel, fan_out IS NOT NULL AS fanned, size
+FROM members WHERE run_id = :run ORDER BY position
+""")
+_TASKS: Final = text("SELECT member, item, status, attempt FROM tasks WHERE run_id = :run ORDER BY member, item")
+_STATUS: Final = text("SELECT status FROM runs WHERE id = :run")
+# Above every flush of the workflow before this one: see workflows.versions.
+BASE_BITS: Final = 50
+
+
+async def argument(connection: AsyncConnection, run: RunId, attempt: int, *, history_events: int) -> RunInput | None:
+    """Return the input of this attempt's orchestrator; None when it has ended, or another attempt has begun.
+
+    It is made of rows alone, so an orchestrator that was lost begins where it was: tasks that have ended are told anew.
+    """
+    row = (await connection.execute(_RUN, {"run": run})).one_or_none()
+    if row is None or row.attempt != attempt or row.status in {str(status) for status in RUN_TERMINAL}:
+        return None
+    members = (await connection.execute(_MEMBERS, {"run": run})).all()
+    places = {member.name: place for place, member in enumerate(members)}
+    plan = Plan(
+        names=list(places),
+        edges=[
+            EdgePlan(source=places[edge["from"]], target=places[edge["to"]], when=_when(edge)) for edge in row.edges
+        ],
+        fans={
+            places[member.name]: FanPlan(size=member.size, max_parallel=member.max_parallel)
+            for member in members
+            if member.fanned
+        },
+    )
+    state = RunState(
+        members=letters(MemberStatus(member.status) for member in members),
+        flush_base=(row.version >> BASE_BITS) + 1 if row.version else 0,
+        superstep=row.superstep,
+        state_versions=row.state_versions,
+        pause=row.pause_token,
+        pause_reason=row.pause_reason,
+        breakpoints=row.breakpoints,
+        cancel_wanted=row.cancel_requested_at is not None,
+        commands_seen=row.commands,
+    )
+    await _tasks(connection, run, plan, places, state)
+    return RunInput(
+        run_id=run,
+        project=row.project,
+        attempt=attempt,
+        name=row.name,
+        mode=row.mode,
+        on_failure=row.on_failure,
+        max_parallel=row.max_parallel,
+        priority=row.priority,
+        plan=plan,
+        state=state,
+        history_events=history_events,
+        traceparent=row.traceparent,
+    )
+
+
+def _when(edge: dict[str, Any]) -> str:
+    if edge.get("kind") == EdgeKind.PREFERRED_ORDER:
+        return PREFERRED
+    when = edge.get("when")
+    return CONDITION if isinstance(when, dict) else when or ""
+
+
+async def _tasks(connection: AsyncConnection, run: RunId, plan: Plan, places: dict[str, int], state: RunState) -> None:
+    """Add what is known of tasks: children of fan-outs, and the endings that nobody may have heard of.
+
+    In a member that has begun, a task that has ended is told as an ending. In one that waits (it is being retried),
+    only what has completed stays.
+    """
+    children: dict[int, list[MemberStatus]] = {}
+    for task in await connection.execute(_TASKS, {"run": run}):
+        place, status = places[task.member], TaskStatus(task.status)
+        begun = state.members[place] == letters([MemberStatus.IN_PROGRESS])
+        if begun and status.terminal:
+            ending = Ending(member=task.member, item=task.item, outcome=status, attempt=task.attempt)
+            state.endings.append(ending)
+        if task.attempt > 1:
+            state.attempts[task_key(task.member, task.item)] = task.attempt
+        if task.item is not None:
+            size = plan.fans[place].size or task.item
+            parts = children.setdefault(place, [MemberStatus.WAITING] * size)
+            parts += [MemberStatus.WAITING] * (task.item - len(parts))
+            if begun:
+                parts[task.item - 1] = MemberStatus.IN_PROGRESS
+            elif status.terminal:
+                ended = OF_TASK[status]
+                again = state.members[place] == letters([MemberStatus.WAITING]) and ended is not MemberStatus.COMPLETED
+                parts[task.item - 1] = MemberStatus.WAITING if again else ended
+    state.children = {place: letters(parts) for place, parts in children.items()}
+
+
+async def is_live(connection: AsyncConnection, run: RunId) -> bool:
+    """Return whether this run is there and has not ended."""
+    status = (await connection.execute(_STATUS, {"run": run})).scalar_one_or_none()
+    return status is not None and RunStatus(status) not in RUN_TERMINAL
