@@ -14,6 +14,7 @@ from domain.messages import (
     SlotWait,
     SlotWaitAnswer,
 )
+from domain.spec import PRIORITY_DEFAULT
 from store import mirror, placement
 from store.engine import Database
 from workflows.ports import PlacementActivities
@@ -49,12 +50,23 @@ class Placement(PlacementActivities):
 
     @activity.defn
     async def wait_for_node(self, wait: NodeWait) -> NodeWaitAnswer:
-        """Enter the wait for a node; its report signals whoever is in the queue for it."""
-        async with self._database.begin("placement.wait_for_node") as connection:
-            answer = await mirror.flush(connection, wait.flush)
-            reported_in = await placement.await_node(connection, wait.flush, wait.node_id)
+        """Enter the queue of waiters; a slot elsewhere may come before the node's report."""
+        async with self._database.commit("placement.wait_for_node") as connection:
+            answer = await mirror.wait_for_slot(
+                connection,
+                wait.flush,
+                priority=wait.query.priority if wait.query else PRIORITY_DEFAULT,
+                labels=wait.query.labels if wait.query else {},
+                pinned=wait.query.pinned if wait.query else wait.node_id,
+                awaits=wait.node_id,
+            )
         self._dispatcher.grown(wait.flush.task_id, answer.get("appended"))
-        return NodeWaitAnswer(answer=Answer.model_validate(answer), reported_in=reported_in)
+        self._dispatcher.poke()
+        return NodeWaitAnswer(
+            answer=Answer.model_validate(answer),
+            reported_in=answer.get("reported_in", False),
+            granted=answer.get("granted"),
+        )
 
     @activity.defn
     async def reserve_workspace(self, reservation: Reservation) -> ReservationAnswer:

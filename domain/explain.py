@@ -201,7 +201,7 @@ _STEPS: Final[Mapping[Step, _Rule]] = {
     ),
     Step.NODE_AGENT_READY: _Rule(
         waits_for=Wait.NODE_REPORT,
-        says=_plainly("It waits for a node that is coming up to report in."),
+        says=_plainly("It waits for a node that is coming up to report in, or for a free slot of another one before."),
         until=_within("node_agent_ready"),
         next=_after(),
         on_failure=_fails("node_agent_ready_timeout", Category.PROVISIONING),

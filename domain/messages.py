@@ -195,17 +195,19 @@ class SlotWaitAnswer(BaseModel):
 
 
 class NodeWait(BaseModel):
-    """Enter the wait for a node to report in."""
+    """Enter the wait for a node to report in, or for a slot elsewhere, by the same `query` as a SlotWait."""
 
     flush: Flush
     node_id: NodeId
+    query: NodeQuery | None = None
 
 
 class NodeWaitAnswer(BaseModel):
-    """Whether the node has reported in already."""
+    """Whether the node has reported in already; `granted` is the node whose slot this attempt now holds."""
 
     answer: Answer
     reported_in: bool = False
+    granted: NodeId | None = None
 
 
 class Reservation(BaseModel):

@@ -35,19 +35,29 @@ LEFT JOIN LATERAL (
   WHERE t.cancel_requested_at IS NOT NULL AND task_id = t.id AND attempt = t.attempt AND kind = 'force' LIMIT 1
 ) f ON true
 """
-# The order of `grant_slots`, among those who ask for the same nodes.
-_PLACE: Final = """
+# The order of `grant_slots` among those who may take a slot of the same nodes: each grant makes its project hold one
+# more, so the k-th of a project comes as if its project held k - 1 more than now.
+_POSITION: Final = text("""
 SELECT place FROM (
-  SELECT w.task_id, w.attempt, row_number() OVER (ORDER BY w.priority, coalesce(held.slots, 0), w.since) AS place
-  FROM waiters w
-  LEFT JOIN (
-    SELECT project, count(*) AS slots FROM ledger WHERE kind = 'slot' AND state <> 'released' GROUP BY project
-  ) held ON held.project = w.project
-  WHERE w.granted IS NULL
-    AND w.labels = (SELECT labels FROM waiters own WHERE own.task_id = :task AND own.attempt = :attempt)
+  SELECT task_id, row_number() OVER (ORDER BY priority, share, since, task_id) AS place
+  FROM (
+    SELECT w.task_id, w.priority, w.since, coalesce(held.slots, 0)
+      + row_number() OVER (PARTITION BY w.project ORDER BY w.priority, w.since, w.task_id) AS share
+    FROM waiters own
+    JOIN waiters w ON w.granted IS NULL AND (w.labels, w.pinned) IS NOT DISTINCT FROM (own.labels, own.pinned)
+      OR w.granted IS NULL AND EXISTS (
+        SELECT FROM nodes n
+        WHERE CASE WHEN own.pinned IS NULL THEN n.labels @> own.labels ELSE n.id = own.pinned END
+          AND CASE WHEN w.pinned IS NULL THEN n.labels @> w.labels ELSE n.id = w.pinned END)
+    JOIN tasks t ON t.id = w.task_id AND t.attempt = w.attempt AND t.status = 'queued' AND t.cancel_requested_at IS NULL
+    LEFT JOIN (
+      SELECT project, count(*) AS slots FROM ledger WHERE kind = 'slot' AND state <> 'released' GROUP BY project
+    ) held ON held.project = w.project
+    WHERE own.task_id = :task AND own.attempt = :attempt
+  ) shares
 ) queue
-WHERE task_id = :task AND attempt = :attempt
-"""
+WHERE task_id = :task
+""")
 # Earlier visits of `running` in this attempt, and the last output or progress since this one began.
 _COMMAND: Final = text("""
 SELECT coalesce(sum(ended.ts - began.ts), interval '0') AS ran,
@@ -59,7 +69,6 @@ JOIN events ended ON ended.task_id = began.task_id AND ended.attempt = began.att
 WHERE began.task_id = :task AND began.attempt = :attempt AND began.type = 'step.started' AND began.step = 'running'
 """)
 _OF_TASK: Final = text(f"SELECT {COLUMNS} FROM tasks t {INTENTS} WHERE t.id = :task AND t.project = :project")  # noqa: S608
-_POSITION: Final = text(_PLACE)
 
 
 async def of_task(connection: AsyncConnection, project: ProjectId, task: str, *, budgets: Budgets) -> Facts | None:

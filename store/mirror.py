@@ -29,7 +29,7 @@ _RESERVE = text(
 )
 _WAIT = text(
     "SELECT wait_for_slot(:task, :attempt, :version, CAST(:events AS jsonb), :priority, CAST(:labels AS jsonb),"
-    " :pinned)"
+    " :pinned, :awaits)"
 )
 _APPEND = text("SELECT append_to_log(:task, CAST(:events AS jsonb))")
 
@@ -120,9 +120,13 @@ async def wait_for_slot(
     priority: int,
     labels: dict[str, str],
     pinned: NodeId | None = None,
+    awaits: NodeId | None = None,
 ) -> dict[str, Any]:
-    """Enter the queue of waiters; `granted` is the node of a slot that is already this attempt's."""
-    parameters = {"priority": priority, "labels": jsonb.dumps(labels), "pinned": pinned}
+    """Enter the queue of waiters; `granted` is the node of a slot that is already this attempt's.
+
+    `reported_in` says whether the node that it `awaits` works by now.
+    """
+    parameters = {"priority": priority, "labels": jsonb.dumps(labels), "pinned": pinned, "awaits": awaits}
     return await _call(connection, _WAIT, _fence(batch) | parameters)
 
 

@@ -468,7 +468,7 @@ class Workspace(Base):
 
 
 class Node(Base):
-    """A machine that hosts workspaces; `used` of its `slots` are held by ledger entries."""
+    """A machine that hosts workspaces; `used` of its `slots` are held by ledger entries, the last since `taken_at`."""
 
     __tablename__ = "nodes"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -479,13 +479,15 @@ class Node(Base):
     facts: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     last_heartbeat_at: Mapped[datetime | None]
+    taken_at: Mapped[datetime | None]
     __table_args__ = (one_of("status", NodeStatus), CheckConstraint("used >= 0", name="used"))
 
 
 class Waiter(Base):
     """An attempt that waits for a slot (of any node with its labels, or of the one that it is `pinned` to).
 
-    It stays until a slot that was granted is taken up.
+    It has been queued `since`, and stays until a slot that was `granted` is taken up. If it `awaits` a node that is
+    coming up, it is told when that one has reported in.
     """
 
     __tablename__ = "waiters"
@@ -495,6 +497,7 @@ class Waiter(Base):
     priority: Mapped[int]
     labels: Mapped[dict[str, str]]
     pinned: Mapped[str | None]
+    awaits: Mapped[str | None]
     since: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     granted: Mapped[str | None]
     __table_args__ = (Index(None, "priority", "since", postgresql_where=text("granted IS NULL")),)

@@ -30,7 +30,7 @@ _REPORT: Final = text("UPDATE nodes SET status = 'ready', last_heartbeat_at = cl
 _TELL: Final = text("""
 INSERT INTO outbox (kind, task_id, attempt, name, body)
 SELECT 'signal', task_id, attempt, 'node_ready', jsonb_build_object('node_id', CAST(:id AS text))
-FROM waiters WHERE granted = :id
+FROM waiters WHERE awaits = :id AND granted IS NULL
 """)
 _GRANT: Final = text("SELECT grant_slots(:id)")
 
@@ -38,9 +38,13 @@ _GRANT: Final = text("SELECT grant_slots(:id)")
 async def register(
     connection: AsyncConnection, *, node: NodeId, slots: int, labels: str, facts: str
 ) -> tuple[bool, dict[str, Any]]:
-    """Make a node or renew what is known of it; returns whether it is new, and its row. Its slots stay as used."""
+    """Make a node or renew what is known of it; returns whether it is new, and its row. Its slots stay as used.
+
+    What is new and free of a node that works is granted to those who wait.
+    """
     parameters = {"id": node, "slots": slots, "labels": labels, "facts": facts}
     new = bool((await connection.execute(_REGISTER, parameters)).scalar_one())
+    await connection.execute(_GRANT, {"id": node})
     return new, dict(await _get(connection, node))
 
 

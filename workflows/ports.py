@@ -74,7 +74,7 @@ class PlacementActivities(ABC):
     @activity.defn
     @abstractmethod
     async def select_node(self, query: NodeQuery) -> NodeChoice:
-        """Choose a node: preferred, else warm, else least loaded, with a free slot and matching labels."""
+        """Choose a node with a free slot that nobody waits for: preferred, else warm, else least loaded."""
 
     @activity.defn
     @abstractmethod
@@ -84,7 +84,7 @@ class PlacementActivities(ABC):
     @activity.defn
     @abstractmethod
     async def wait_for_node(self, wait: NodeWait) -> NodeWaitAnswer:
-        """Enter the wait for a node to report in."""
+        """Enter the wait for a node to report in, or for a slot that is free elsewhere before."""
 
     @activity.defn
     @abstractmethod

@@ -1,6 +1,7 @@
 -- Give a node's free slots to those who wait, in fair order: priority, then the project that holds least, then age.
 -- Who is pinned to a node, where its workspace was kept, can take a slot of no other, whatever the node's labels are now.
 -- The ledger row, the grant and the signal that tells of it are one transaction with the release that freed the slot.
+-- Who may take a slot is said in four places: here, in `reserve_workspace`, in `store/placement.py`, in `store/facts.py`.
 -- Locks: the node, then waiters that nobody else holds. Nothing here waits for a task, whoever writes it meanwhile:
 -- that one may be waiting for this node, or for its own waiter.
 CREATE OR REPLACE FUNCTION grant_slots(p_node text) RETURNS int
@@ -21,11 +22,11 @@ BEGIN
     ) held ON held.project = waiters.project
     WHERE granted IS NULL AND t.status = 'queued' AND t.cancel_requested_at IS NULL
       AND CASE WHEN pinned IS NULL THEN n.labels @> waiters.labels ELSE n.id = pinned END
-    ORDER BY waiters.priority, coalesce(held.slots, 0), since
+    ORDER BY waiters.priority, coalesce(held.slots, 0), since, waiters.task_id
     LIMIT 1 FOR UPDATE OF waiters SKIP LOCKED;
     EXIT WHEN NOT FOUND;
     UPDATE waiters SET granted = n.id WHERE task_id = w.task_id AND attempt = w.attempt;
-    UPDATE nodes SET used = used + 1 WHERE id = n.id;
+    UPDATE nodes SET used = used + 1, taken_at = clock_timestamp() WHERE id = n.id;
     INSERT INTO ledger (tag, kind, task_id, attempt, project, provider, node_id, state)
     VALUES (format('slot-%s-a%s', w.task_id, w.attempt), 'slot', w.task_id, w.attempt, w.project, 'node', n.id, 'created')
     ON CONFLICT (tag) DO UPDATE SET state = 'created', node_id = excluded.node_id, updated_at = clock_timestamp();

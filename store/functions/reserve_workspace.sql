@@ -2,6 +2,7 @@
 -- one transaction under the task row's lock, at a live attempt and with a newer version. Called again it finds what
 -- it did: a workflow task that was redone may ask for another node than the one that the first try reserved, and
 -- must go where its workspace is. `workspace_id` is null when the slot was lost; then nothing is written at all.
+-- A free slot that somebody else waits for is lost, too: it is granted, and not taken.
 -- An attempt that goes on in a kept workspace finds that there, without a slot, and takes one on its node.
 -- Locks: task, own waiter, nodes in order of their id.
 CREATE OR REPLACE FUNCTION reserve_workspace(
@@ -26,7 +27,11 @@ BEGIN
     known := EXISTS (SELECT FROM workspaces WHERE id = p_workspace);
     IF p_node IS NOT NULL AND p_node IS DISTINCT FROM held AND (held IS NULL OR NOT known) THEN
       PERFORM FROM nodes WHERE id IN (p_node, held) ORDER BY id FOR UPDATE;
-      UPDATE nodes SET used = used + 1 WHERE id = p_node AND used < slots AND status IN ('ready', 'warm');
+      UPDATE nodes n SET used = used + 1, taken_at = clock_timestamp()
+      WHERE id = p_node AND used < slots AND status IN ('ready', 'warm') AND NOT EXISTS (
+        SELECT FROM waiters w JOIN tasks t ON t.id = w.task_id AND t.attempt = w.attempt
+        WHERE w.granted IS NULL AND w.task_id <> p_task AND t.status = 'queued' AND t.cancel_requested_at IS NULL
+          AND CASE WHEN w.pinned IS NULL THEN n.labels @> w.labels ELSE n.id = w.pinned END);
       IF NOT FOUND THEN
         RETURN jsonb_build_object('verdict', 'repeat', 'status', r.status,
                                   'cancel', r.cancel_requested_at IS NOT NULL, 'workspace_id', NULL);

@@ -27,9 +27,9 @@ async def test_a_report_tells_those_who_wait_and_grants_the_slots(api: Api) -> N
     await api.client.post("/v1/nodes", json={"id": "node-2", "slots": 1, "labels": {"pool": "b"}})
     named, anyone, late = [(await api.create())["id"] for _ in range(3)]
     async with api.database.begin("test") as connection:
-        for task, granted, priority in ((named, "node-2", 3), (anyone, None, 1), (late, None, 3)):
+        for task, awaits, priority in ((named, "node-2", 3), (anyone, None, 1), (late, None, 3)):
             row = {"task_id": task, "attempt": 1, "project": "default", "labels": {"pool": "b"}}
-            await connection.execute(insert(Waiter).values(**row, granted=granted, priority=priority))
+            await connection.execute(insert(Waiter).values(**row, awaits=awaits, priority=priority))
     answer = await api.client.post("/v1/nodes/node-2/ready")
     assert (answer.status_code, answer.json()["used"]) == (200, 1)
     async with api.database.begin("test") as connection:

@@ -1,5 +1,6 @@
 """Which node is chosen, and who waits for one to report in."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ from domain.ids import new_id, workspace_id
 from domain.lifecycle import NodeStatus
 from domain.messages import NodeQuery
 from domain.names import DEFAULT_PROJECT, NodeId, TaskId
-from store import mirror, placement
+from store import mirror, nodes, placement
 from store.engine import Database
 from tests.store.rows import batch, column, create_node, create_task, event, flush
+from tests.store.slots import conclude, reserve, wait
 
 READY, WARM, COMING = NodeStatus.READY, NodeStatus.WARM, NodeStatus.PROVISIONING
 
@@ -92,25 +94,27 @@ async def test_a_slot_in_hand_comes_before_all(database: Database) -> None:
 # --- waiting for a report -------------------------------------------------------------------------------------------
 
 
-async def awaited(database: Database, task: TaskId, node: NodeId, *, attempt: int = 1) -> bool:
-    """Enter the wait in a transaction of its own."""
-    async with database.begin("test") as connection:
-        return await placement.await_node(connection, batch(task, 1, attempt=attempt), node)
+async def awaited(database: Database, task: TaskId, node: NodeId, *, version: int = 1, attempt: int = 1) -> Any:
+    """Enter the wait for a node, which its label finds; returns whether it works, and whose slot was granted."""
+    async with database.commit("test") as connection:
+        answer = await mirror.wait_for_slot(
+            connection, batch(task, version, attempt=attempt), priority=3, labels={"node": node}, awaits=node
+        )
+    return answer.get("reported_in", False), answer.get("granted")
 
 
 @pytest.mark.parametrize("status", [READY, WARM])
 async def test_a_node_that_works_is_not_waited_for(database: Database, status: NodeStatus) -> None:
-    """True, and no place in the queue."""
+    """It has reported in, and its free slot is granted at once."""
     node, task = await create_node(database, slots=1, status=status), await create_task(database)
-    assert await awaited(database, task, node)
-    assert await column(database, "SELECT 1 FROM waiters WHERE task_id = :task", task=task) == []
+    assert await awaited(database, task, node) == (True, node)
 
 
 async def test_who_waits_for_a_node_is_found_by_it(database: Database) -> None:
-    """False; the waiter names the node, once, however often the wait is entered."""
+    """Nothing yet; the waiter names the node, once, however often the wait is entered."""
     node, task = await create_node(database, slots=1, status=COMING), await create_task(database)
-    assert [await awaited(database, task, node) for _ in range(2)] == [False, False]
-    assert await column(database, "SELECT granted FROM waiters WHERE task_id = :task", task=task) == [node]
+    assert [await awaited(database, task, node) for _ in range(2)] == [(False, None)] * 2
+    assert await column(database, "SELECT awaits FROM waiters WHERE task_id = :task", task=task) == [node]
 
 
 @pytest.mark.parametrize("dead", [event(EventType.TASK_CANCELLED), event(EventType.TASK_QUEUED, attempt=2)])
@@ -118,7 +122,7 @@ async def test_a_dead_attempt_enters_no_wait(database: Database, dead: Any) -> N
     """Nobody would take it out of the queue again."""
     node, task = await create_node(database, slots=1, status=COMING), await create_task(database)
     await flush(database, batch(task, 1, dead))
-    assert await awaited(database, task, node) is False
+    assert await awaited(database, task, node, version=2) == (False, None)
     assert await column(database, "SELECT 1 FROM waiters WHERE task_id = :task", task=task) == []
 
 
@@ -137,3 +141,45 @@ async def test_who_waited_for_a_node_may_wait_for_any_slot_after(database: Datab
         await connection.execute(text("UPDATE nodes SET slots = 1 WHERE id = :id"), {"id": node})
         answer = await mirror.wait_for_slot(connection, batch(task, 3), priority=3, labels={"node": node})
     assert answer["granted"] == node
+
+
+async def reports(database: Database, node: NodeId) -> None:
+    """Have the node report in."""
+    async with database.begin("test") as connection:
+        assert await nodes.report(connection, node)
+
+
+async def test_a_report_grants_to_those_who_wait_for_it_in_their_order(database: Database) -> None:
+    """Two slots for three: the two that were queued first hold them when they are told, whoever is told first."""
+    node = await create_node(database, slots=2, status=COMING)
+    tasks = [await create_task(database) for _ in range(3)]
+    for task in reversed(tasks):
+        await awaited(database, task, node)
+    await reports(database, node)
+    told = "SELECT name FROM outbox WHERE task_id = :task AND kind = 'signal' ORDER BY id"
+    assert [await column(database, told, task=task) for task in tasks] == [["node_ready", "slot_granted"]] * 2 + [
+        ["node_ready"]
+    ]
+
+
+async def test_who_waits_for_a_node_takes_a_slot_that_is_free_before(database: Database) -> None:
+    """A slot of another node with the labels is granted, past nobody, while the awaited node is still coming up."""
+    name = await pool(database, ("coming", COMING, 1, 0))
+    other = await create_node(database, slots=1, labels={"pool": name})
+    holder, waiter, newcomer = [await create_task(database) for _ in range(3)]
+    await reserve(database, holder, other, 1)
+    async with database.commit("test") as connection:
+        await mirror.wait_for_slot(
+            connection, batch(waiter, 1), priority=3, labels={"pool": name}, awaits=NodeId(f"coming-{name}")
+        )
+    await conclude(database, holder, 2)
+    assert await column(database, "SELECT granted FROM waiters WHERE task_id = :task", task=waiter) == [other]
+    assert await chosen(database, name, newcomer) == ("coming", "coming up")
+
+
+async def test_no_report_falls_between_a_choice_and_the_queue(database: Database) -> None:
+    """A node reports in while somebody enters the queue for its labels: granted by one of the two, 40 times over."""
+    for _ in range(40):
+        node, task = await create_node(database, slots=1, status=COMING), await create_task(database)
+        await asyncio.gather(reports(database, node), wait(database, task, 1, node))
+        assert await column(database, "SELECT granted FROM waiters WHERE task_id = :task", task=task) == [node]
