@@ -60,9 +60,12 @@ async def controller(stack: FaultStack, caller: Caller, dice: Random) -> None:  
 
 
 async def finish(caller: Caller, task: str) -> None:
-    """See the task to its end, whichever attempt it is at by then."""
+    """See the task to its end, whichever attempt it is at by then; a conversation is closed."""
     while (row := await caller.show(task))["status"] not in ("completed", "failed", "cancelled"):
-        if row["workspace_id"]:
+        if row["step"] == "awaiting_followup":
+            with contextlib.suppress(RefusedError):  # it may have heard its next message
+                await caller.post(f"/v1/tasks/{task}/close", {})
+        elif row["workspace_id"]:
             # The attempt may end between the look and the word.
             with contextlib.suppress(RefusedError):
                 token = await caller.token(row["workspace_id"])
