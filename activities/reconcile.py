@@ -14,6 +14,7 @@ import structlog
 from temporalio import activity
 
 from activities.dispatch import Dispatcher
+from activities.reconcile_runs import RunReconciler
 from activities.retention import due, prune
 from domain.facts import Facts
 from domain.messages import Verdict
@@ -65,6 +66,7 @@ class Reconciler(ReconcileActivities):
         self._policy = policy
         self._retention = retention
         self._idempotency = idempotency
+        self._runs = RunReconciler(database, gateway, dispatcher, policy)
 
     @activity.defn
     async def sweep(self, order: SweepOrder) -> Report:
@@ -73,6 +75,7 @@ class Reconciler(ReconcileActivities):
         async with _beating():
             await self._rows(report)
             await self._ended(report)
+            await self._runs.sweep(report)
             await self._reap(report)
             if not order.dry_run:
                 async with self._database.commit("sweeps.note") as connection:

@@ -92,7 +92,9 @@ class Runs(RunActivities):
             answer = await run_log.flush(connection, cancels.flush)
             if not answer.live:
                 return CancelsAnswer(answer=answer)
-            intents, left = await run_tasks.cancel(connection, cancels.flush, self._sender(), limit=STARTS_AT_ONCE)
+            intents, left = await run_tasks.cancel(
+                connection, cancels.flush.run_id, self._sender(), limit=STARTS_AT_ONCE
+            )
         self._grown(cancels.flush)
         for intent in intents:
             self._dispatcher.send(intent)

@@ -127,12 +127,10 @@ async def _again(
     return retried.intent, retried.row["attempt"]
 
 
-async def cancel(
-    connection: AsyncConnection, flush: RunFlush, sender: Sender, *, limit: int
-) -> tuple[list[Intent], int]:
+async def cancel(connection: AsyncConnection, run: RunId, sender: Sender, *, limit: int) -> tuple[list[Intent], int]:
     """Ask up to `limit` open tasks to cancel themselves; returns the intents, and whether there may be more."""
-    found = (await connection.execute(_OPEN, {"run": flush.run_id, "limit": limit})).scalars().all()
-    project = (await connection.execute(_RUN, {"run": flush.run_id})).one().project
+    found = (await connection.execute(_OPEN, {"run": run, "limit": limit})).scalars().all()
+    project = (await connection.execute(_RUN, {"run": run})).one().project
     intents = []
     for task in found:
         commanded = await commands.cancel(

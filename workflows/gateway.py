@@ -93,9 +93,8 @@ SEEN: Final[Mapping[int, Seen]] = {
 REPORTED_PROBLEMS: Final = "TemporalReportedProblems"
 _PROBLEMS: Final = f"{REPORTED_PROBLEMS} IS NOT NULL AND ExecutionStatus = 'Running'"
 _ATTEMPT: Final = re.compile(r"task-(?P<task>.+)-a(?P<attempt>\d+)")
-_KILLED: Final = (
-    f"WorkflowType = '{TASK_RUNNER}' AND ExecutionStatus IN ('Terminated', 'TimedOut') AND CloseTime > '{{since}}'"
-)
+_RUN: Final = re.compile(r"run-(?P<run>.+)")
+_KILLED: Final = "WorkflowType = '{kind}' AND ExecutionStatus IN ('Terminated', 'TimedOut') AND CloseTime > '{since}'"
 
 
 class Sent(StrEnum):
@@ -242,7 +241,8 @@ class Gateway:
         All attempts of a run have one id. While the workflow of an earlier one is about to close, the answer is that
         it cannot be reached yet.
         """
-        first = argument.attempt == 1
+        # An orchestrator that was lost begins anew, of rows that its flushes have left.
+        first = argument.attempt == 1 and not argument.state.flush_base
         reuse = WorkflowIDReusePolicy.REJECT_DUPLICATE if first else WorkflowIDReusePolicy.ALLOW_DUPLICATE
         attributes: list[SearchAttributePair[Any]] = [
             SearchAttributePair(STATUS, RunStatus.QUEUED.value),
@@ -309,12 +309,18 @@ class Gateway:
         return Sent.DELIVERED
 
     async def look(self, task: TaskId, attempt: int) -> Sight:
-        """Say what became of an attempt's workflow, by its id.
+        """Say what became of an attempt's workflow, by its id."""
+        return await self._look(workflow_id(task, attempt))
 
-        Asked of the service itself: the SDK's `describe()` raises for a workflow that an operator has paused.
-        """
-        execution = WorkflowExecution(workflow_id=workflow_id(task, attempt))
-        request = DescribeWorkflowExecutionRequest(namespace=self._client.namespace, execution=execution)
+    async def look_run(self, run: RunId) -> Sight:
+        """Say what became of a run's workflow, whichever attempt of it is the last."""
+        return await self._look(run_workflow_id(run))
+
+    async def _look(self, identity: str) -> Sight:
+        """Ask the service itself: the SDK's `describe()` raises for a workflow that an operator has paused."""
+        request = DescribeWorkflowExecutionRequest(
+            namespace=self._client.namespace, execution=WorkflowExecution(workflow_id=identity)
+        )
         try:
             with boundary("engine.look"):
                 found = await self._client.workflow_service.describe_workflow_execution(request, timeout=LOOK_LIMIT)
@@ -328,15 +334,23 @@ class Gateway:
 
         A hint where to look first: lists are late, and empty when the engine does not answer.
         """
-        query = _KILLED.format(since=since.strftime("%Y-%m-%dT%H:%M:%SZ"))
+        names = (_ATTEMPT.fullmatch(each) for each in await self._killed(TASK_RUNNER, since, limit))
+        return [(TaskId(name["task"]), int(name["attempt"])) for name in names if name]
+
+    async def killed_runs(self, since: datetime, *, limit: int) -> Sequence[str]:
+        """Return runs whose workflows were terminated or timed out lately: a hint, as `killed` gives one."""
+        names = (_RUN.fullmatch(each) for each in await self._killed(RUN_ORCHESTRATOR, since, limit))
+        return [name["run"] for name in names if name]
+
+    async def _killed(self, kind: str, since: datetime, limit: int) -> Sequence[str]:
+        query = _KILLED.format(kind=kind, since=since.strftime("%Y-%m-%dT%H:%M:%SZ"))
         request = ListWorkflowExecutionsRequest(namespace=self._client.namespace, query=query, page_size=limit)
         try:
             with boundary("engine.killed"):
                 found = await self._client.workflow_service.list_workflow_executions(request, timeout=LOOK_LIMIT)
         except (RPCError, RuntimeError):
             return []
-        names = (_ATTEMPT.fullmatch(each.execution.workflow_id) for each in found.executions)
-        return [(TaskId(name["task"]), int(name["attempt"])) for name in names if name]
+        return [each.execution.workflow_id for each in found.executions]
 
     async def polled(self, queue: str, *, workflows: bool = False) -> datetime | None:
         """Return when a worker last asked for work of this queue; None if nobody did in the last minutes, or no answer.

@@ -4,6 +4,7 @@ The node implements the port; what it is told to do stands in `script`. Everythi
 """
 
 import asyncio
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -14,8 +15,11 @@ from typing import Any
 
 from sqlalchemy import insert, select, text
 from temporalio import activity
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowHistory
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError
+from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
@@ -256,6 +260,18 @@ class Stage:
                     if (await connection.execute(text(query))).scalar_one():
                         return
                 await asyncio.sleep(0.02)
+
+    async def forget(self, workflow: str) -> None:
+        """Have the engine delete a workflow with its history, and wait until it does not know it any more."""
+        service, namespace = self.environment.client.workflow_service, self.environment.client.namespace
+        execution = WorkflowExecution(workflow_id=workflow)
+        request = DeleteWorkflowExecutionRequest(namespace=namespace, workflow_execution=execution)
+        await service.delete_workflow_execution(request)
+        async with asyncio.timeout(PATIENCE):
+            with contextlib.suppress(RPCError):
+                while True:
+                    await self.environment.client.get_workflow_handle(workflow).describe()
+                    await asyncio.sleep(0.05)
 
     async def set_slots(self, node: ScriptedNode, slots: int, *, told: bool = True) -> None:
         """Give a node more slots, which go to those who wait; unless they are `told`, their signals are lost."""
