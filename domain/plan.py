@@ -10,9 +10,9 @@ from typing import Final
 from domain.errors import TaskrunnerError
 from domain.graph import Cycles, DuplicateEdge, DuplicateMember, Edge, EdgeKind, Graph, GraphError, SelfLoop
 from domain.graph import UnknownMember as UnknownInGraph
-from domain.progress import CONDITION, PREFERRED
 from domain.run import EdgePlan, FanPlan, Plan
 from domain.run_spec import MEMBER_LIMIT, TASK_LIMIT, Condition, Member, Outcome, RunBreakpoints, RunCommand, RunEdge
+from domain.wiring import CONDITION, PREFERRED
 
 NAMED_AT_MOST: Final = 10
 # What a problem is called, and the field of the body that it is about.
