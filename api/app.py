@@ -7,9 +7,9 @@ from fastapi import FastAPI
 from api import openapi, problems, reference
 from api.auth import KeyRing
 from api.deliveries import Deliveries
-from api.deps import Context, Courier, Decode
+from api.deps import Context, Courier, Decode, RunCourier
 from api.edge import Answered, Edge
-from api.feeds import Feeds, ProjectFeeds, TaskLogs
+from api.feeds import Feeds, ManyFeeds, TaskLogs
 from api.health import Health
 from api.rates import Rates
 from api.routes import (
@@ -28,6 +28,8 @@ from api.routes import (
     nodes,
     probes,
     retries,
+    run_graph,
+    runs,
     sessions,
     steering,
     stream,
@@ -55,6 +57,8 @@ ROUTERS = (
         module.router
         for module in (tasks, steering, conversations, retries, deletions, events, stream, attempts, explanations)
     ),
+    *(module.router for module in (runs, run_graph)),
+    *(module.of_run for module in (events, stream)),
     *(module.router for module in (logs, artifacts, attachments)),
     *(module.router for module in (workspaces, callbacks)),
     *(module.of_workspace for module in (logs, artifacts, attachments)),
@@ -69,6 +73,7 @@ def create_app(
     database: Database,
     gateway: Gateway,
     courier: Courier,
+    runs: RunCourier,
     decode: Decode | None = None,
     metrics: Metrics | None = None,
     traces: Traces | None = None,
@@ -76,7 +81,7 @@ def create_app(
     """Return the API; raises ValueError if the settings hold no callback key.
 
     `decode` reads encrypted histories, where they are; `metrics` and `traces` are those of the process, if it has
-    any. The caller owns database, gateway and courier, and closes them after the server has stopped.
+    any. The caller owns database, gateway and couriers, and closes them after the server has stopped.
     """
     metrics = metrics or Metrics()
     app = assemble(answered=metrics.requested)
@@ -90,9 +95,10 @@ def create_app(
         database=database,
         gateway=gateway,
         courier=courier,
+        runs=runs,
         deliveries=Deliveries(courier),
         feeds=Feeds(database, TaskLogs(database)),
-        project_feeds=Feeds(database, ProjectFeeds(database)),
+        many_feeds=Feeds(database, ManyFeeds(database)),
         health=health,
         metrics=metrics,
         keys=KeyRing(database),

@@ -14,7 +14,7 @@ from api.feeds import Feeds
 from api.health import Health
 from api.problems import Problem
 from api.rates import Rates
-from domain.names import Scope, TaskId
+from domain.names import RunId, Scope, TaskId
 from domain.policy import Policy
 from domain.runner import RunnerInput
 from domain.signatures import SigningKeys
@@ -46,6 +46,13 @@ class Courier(Protocol):
         """Send a callback's signal now."""
 
 
+class RunCourier(Protocol):
+    """Who carries committed intents of runs to the engine."""
+
+    def send(self, run: RunId) -> None:
+        """Send what is to be told to this run, in the background."""
+
+
 # Takes a JSON document of encrypted payloads and gives the plain one; raises ValueError.
 Decode = Callable[[bytes], Coroutine[Any, Any, bytes]]
 
@@ -59,9 +66,10 @@ class Context:
     database: Database
     gateway: Gateway
     courier: Courier
+    runs: RunCourier
     deliveries: Deliveries
     feeds: Feeds
-    project_feeds: Feeds
+    many_feeds: Feeds
     health: Health
     metrics: Metrics
     keys: KeyRing
@@ -69,6 +77,11 @@ class Context:
     tokens: TokenKeys
     signing: SigningKeys | None
     decode: Decode | None = None
+
+    def told(self, run: RunId) -> None:
+        """Tell a run's orchestrator, and those who watch, what was committed."""
+        self.runs.send(run)
+        self.courier.grown(TaskId(run))
 
 
 def now() -> datetime:

@@ -18,6 +18,7 @@ import structlog
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from domain.events import EVENT_OF_OUTCOME
+from domain.run_events import EVENT_OF_RUN_OUTCOME
 from store import feed, hints, project_feed
 from store.engine import Database
 from store.feed import Entry
@@ -31,26 +32,27 @@ SEQUENCED: Final = 2000
 SHARED: Final = 128 * 1024
 # The truth: a hint that was lost costs a watcher this long.
 LOOK_AGAIN: Final = timedelta(seconds=1)
-_ENDS: Final = frozenset(event.value for event in EVENT_OF_OUTCOME.values())
+TASK_ENDS: Final = frozenset(event.value for event in EVENT_OF_OUTCOME.values())
+RUN_ENDS: Final = frozenset(event.value for event in EVENT_OF_RUN_OUTCOME.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """An event as Server-Sent Events have it, and whether it ends an attempt for good."""
+    """An event as Server-Sent Events have it."""
 
     seq: int
+    type: str
     data: bytes
-    last: bool
 
 
 def frame(entry: Entry) -> Frame:
     """Return the frame of an event: `id` is its `seq`, `event` its type, `data` the envelope on one line."""
     text = f"id: {entry.seq}\nevent: {entry.type}\ndata: {entry.envelope}\n\n"
-    return Frame(entry.seq, text.encode(), entry.type in _ENDS)
+    return Frame(entry.seq, entry.type, text.encode())
 
 
 class Source(Protocol):
-    """Where feeds of one kind are read: tasks' logs, or projects' feeds."""
+    """Where feeds of one kind are read: tasks' logs, or feeds of projects and runs."""
 
     async def new(self, firsts: Mapping[str, int]) -> Mapping[str, list[Entry] | None]:
         """Return what these feeds hold from a number on, at most PAGE of each; None for one that is gone."""
@@ -75,8 +77,8 @@ class TaskLogs:
         return tasks & watched
 
 
-class ProjectFeeds:
-    """Projects' feeds, by a number of their own that is given here, as long as somebody reads."""
+class ManyFeeds:
+    """Feeds of projects and runs, by numbers of their own that are given here, as long as somebody reads."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

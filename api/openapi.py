@@ -52,7 +52,7 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
         _body(operation, schemas)
         _answers(operation)
     components["schemas"] = dict(sorted(schemas.items()))
-    _settle(document)
+    settle(document)
     return document
 
 
@@ -81,13 +81,13 @@ def _answers(operation: dict[str, Any]) -> None:
     operation["responses"]["5XX"] = {"description": "The server is; `retryable` says whether to try again", **problem}
 
 
-def _settle(node: Any, *, default: bool = False) -> None:
+def settle(node: Any, *, default: bool = False) -> None:
     """Put the defaults of sets in order: theirs changes from one process to the next."""
     if isinstance(node, dict):
         for name, part in node.items():
-            _settle(part, default=default or name == "default")
+            settle(part, default=default or name == "default")
     elif isinstance(node, list):
         if default and all(isinstance(part, str) for part in node):
             node.sort()
         for part in node:
-            _settle(part, default=default)
+            settle(part, default=default)

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from api.edge import request_id_of
+from domain.plan import BadRun
 
 MEDIA_TYPE: Final = "application/problem+json"
 _LONGEST_REASON: Final = 300
@@ -43,15 +44,16 @@ KINDS: Final[Mapping[str, Kind]] = {
     "forbidden": Kind(403, "The key has not the scope that this needs"),
     "not_found": Kind(404, "There is no such thing"),
     "method_not_allowed": Kind(405, "This address has no such method"),
-    "already_ended": Kind(409, "The task has ended"),
+    "already_ended": Kind(409, "The task or run has ended"),
     "webhook_disabled": Kind(409, "The webhook's receiver has gone: make a new one"),
     "webhooks_off": Kind(409, "No key is configured that signs webhooks (TASKRUNNER_WEBHOOK_KEYS)"),
-    "not_ended": Kind(409, "The task has not ended"),
-    "already_completed": Kind(409, "The task has completed: there is nothing to retry"),
-    "attempt_mismatch": Kind(409, "The task is at another attempt than the request says"),
+    "not_ended": Kind(409, "The task or run has not ended"),
+    "belongs_to_run": Kind(409, "The task belongs to a run"),
+    "already_completed": Kind(409, "The task or run has completed: there is nothing to retry"),
+    "attempt_mismatch": Kind(409, "The task or run is at another attempt than the request says"),
     "not_awaiting_followup": Kind(409, "The task does not wait for a message"),
-    "not_paused": Kind(409, "The task is not paused"),
-    "stale_token": Kind(409, "The task is not held by this token any more"),
+    "not_paused": Kind(409, "The task or run is not paused"),
+    "stale_token": Kind(409, "The task or run is not held by this token any more"),
     "nothing_to_resume": Kind(409, "No workspace was kept in which the next attempt could go on"),
     "already_failed": Kind(409, "This attempt has told its failure before"),
     "conflicting_callback": Kind(409, "The same callback came before with other content"),
@@ -65,6 +67,15 @@ KINDS: Final[Mapping[str, Kind]] = {
     "result_too_large": Kind(413, "The result is larger than its limit"),
     "unsupported_media_type": Kind(415, "The body has another type than this takes"),
     "invalid": Kind(422, "A field is not valid"),
+    "duplicate_member": Kind(422, "Two members have the same name"),
+    "unknown_member": Kind(422, "No member has this name"),
+    "self_loop": Kind(422, "A member cannot come after itself"),
+    "duplicate_edge": Kind(422, "An edge is there twice"),
+    "cycle": Kind(422, "Members wait for each other"),
+    "unreachable_member": Kind(422, "No outcome can lead to a member"),
+    "not_upstream": Kind(422, "A member is no direct upstream"),
+    "not_waiting": Kind(422, "A member has begun or ended"),
+    "not_superstep": Kind(422, "This is for runs of the mode superstep"),
     "unknown_attachment": Kind(422, "An attachment does not exist"),
     "undecodable": Kind(422, "A payload cannot be decrypted"),
     "too_fast": Kind(429, "This key or workspace asks too often", retryable=True, retry_after=1),
@@ -146,6 +157,12 @@ def of_validation(errors: Iterable[Mapping[str, Any]]) -> Problem:
     return Problem("invalid", first + more, errors=found[:_MOST_ERRORS])
 
 
+def of_run(error: BadRun) -> Problem:
+    """Return the problem of a body or a command that makes no run; a limit that it exceeds has no code of its own."""
+    code = error.code if error.code in KINDS and error.code != "too_large" else "invalid"
+    return Problem(code, str(error), errors=[(error.field, str(error))])
+
+
 def _field(location: Sequence[Any]) -> str:
     parts = [str(part)[:_LONGEST_PART] for part in location]
     named = parts[1:] if parts and parts[0] in ("body", "query", "path", "header") else parts
@@ -165,10 +182,14 @@ def install(app: FastAPI) -> None:
     async def validation(request: Request, error: Exception) -> Response:
         return respond(request, of_validation(error.errors() if isinstance(error, RequestValidationError) else ()))
 
+    async def run(request: Request, error: Exception) -> Response:
+        return respond(request, of_run(error) if isinstance(error, BadRun) else Problem("internal"))
+
     async def database(request: Request, _: Exception) -> Response:
         return respond(request, Problem("database_unavailable"))
 
     app.add_exception_handler(HTTPException, own)
     app.add_exception_handler(RequestValidationError, validation)
+    app.add_exception_handler(BadRun, run)
     for kind in (OperationalError, InterfaceError, PoolExhausted):
         app.add_exception_handler(kind, database)

@@ -78,6 +78,7 @@ async def _serve(settings: "Settings") -> None:
                 database=parts.database,
                 gateway=parts.gateway,
                 courier=parts.dispatcher,
+                runs=parts.runs,
                 decode=partial(decode_json, codec) if codec else None,
                 metrics=parts.counting.metrics,
                 traces=parts.traces,

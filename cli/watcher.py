@@ -49,6 +49,8 @@ async def _read(remote: Remote, board: Board, view: Panel | Changes) -> None:
                 for row in await _look(remote, board):
                     view.changed(row)
                 continue
+            if frame.event["task_id"] is None:
+                continue  # a run's own
             changed = board.apply(frame.event) or await _fetch(remote, board, frame.event["task_id"])
             if changed:
                 view.changed(changed, ts=frame.event["ts"])

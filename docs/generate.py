@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from api.app import assemble
+from api.openapi import settle
 from domain.errors import GUIDANCE, TRANSIENT_CATEGORIES
 from domain.events import STATUS_OF_EVENT
 from domain.lifecycle import (
@@ -29,6 +30,7 @@ from domain.lifecycle import (
     StepOutcome,
 )
 from domain.policy import Policy
+from domain.run_spec import RunSpec
 from settings import PREFIX, SECRETS_DIR, Settings
 from telemetry.metrics import HealthGauges, Metrics
 
@@ -244,7 +246,23 @@ def openapi() -> str:
     return json.dumps(assemble().openapi(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-PAGES: Final = {"lifecycle.md": lifecycle, "settings.md": settings, "metrics.md": metrics, "openapi.json": openapi}
+def run_schema() -> str:
+    """Return `run.schema.json`: what `POST /v1/runs` and the file of `taskrunner runs create` take."""
+    schema = RunSpec.model_json_schema() | {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A run of Taskrunner",
+    }
+    settle(schema)
+    return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+PAGES: Final = {
+    "lifecycle.md": lifecycle,
+    "settings.md": settings,
+    "metrics.md": metrics,
+    "openapi.json": openapi,
+    "run.schema.json": run_schema,
+}
 
 
 def main() -> None:

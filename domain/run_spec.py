@@ -5,9 +5,17 @@ The shape is checked here; whether the edges make a graph, and whether every mem
 
 from collections import Counter
 from enum import StrEnum
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
-from pydantic import ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from domain.durations import Span
 from domain.graph import EdgeKind
@@ -88,13 +96,23 @@ class Outcome(StrEnum):
     FINISHED = "finished"
 
 
+def _kind_of_when(given: Any) -> str:
+    """Tell the two apart, so that what is wrong with one is not said of both."""
+    return "condition" if isinstance(given, dict | Condition) else "outcome"
+
+
+When = Annotated[
+    Annotated[Outcome, Tag("outcome")] | Annotated[Condition, Tag("condition")], Discriminator(_kind_of_when)
+]
+
+
 class RunEdge(Body):
     """`to` comes after `from`; a `preferred_order` never keeps anybody waiting. Without `when`: `completed`."""
 
     from_: MemberName = Field(alias="from")
     to: MemberName
     kind: EdgeKind = EdgeKind.BLOCKING
-    when: Outcome | Condition | None = None
+    when: When | None = None
     model_config = ConfigDict(extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
     @model_validator(mode="after")

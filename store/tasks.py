@@ -100,6 +100,7 @@ class Filters:
     paused: bool | None = None
     exhausted: bool | None = None
     run_id: str | None = None
+    member: str | None = None
     labels: dict[str, str] | None = None
     q: str | None = None
     created_after: datetime | None = None
@@ -214,6 +215,7 @@ def _narrowed(statement: Select[Any], filters: Filters) -> Select[Any]:
         "paused": Task.paused.is_,
         "exhausted": Task.exhausted.is_,
         "run_id": lambda run: Task.run_id == run,
+        "member": lambda name: Task.member == name,
         "labels": Task.labels.contains,
         "q": lambda part: Task.name.icontains(part, autoescape=True),
         "created_after": lambda moment: Task.created_at > moment,

@@ -1,4 +1,4 @@
-"""`/v1/tasks/{id}/stream` and `/v1/stream`: events as Server-Sent Events, backlog first, then live."""
+"""`…/stream` of a task, of a run and of a project: events as Server-Sent Events, backlog first, then live."""
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, Final
@@ -10,14 +10,16 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.deps import Context, Ctx, Reader
-from api.feeds import Frame, ProjectFeeds
+from api.feeds import RUN_ENDS, TASK_ENDS, Frame, ManyFeeds
 from api.problems import Problem
 from api.schemas.pages import LARGEST
-from domain.names import ProjectId, TaskId
+from domain.names import ProjectId, RunId, TaskId
 from store import feed, project_feed
 from store.feed import Head
+from store.project_feed import RunHead
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+of_run = APIRouter(prefix="/v1/runs", tags=["runs"])
 of_project = APIRouter(prefix="/v1", tags=["tasks"])
 
 PING: Final = 15
@@ -31,7 +33,7 @@ STREAM: Final[dict[int | str, dict[str, Any]]] = {
         # Without a schema: OpenAPI 3.1 has none for a stream, and what reads it takes each event for a body.
         "content": {"text/event-stream": {}},
     },
-    204: {"description": "The task has ended and the cursor stands at the end of its log"},
+    204: {"description": "The task or run has ended and the cursor stands at the end of its events"},
 }
 
 
@@ -73,11 +75,24 @@ async def stream(
 async def stream_project(ctx: Ctx, caller: Reader, first: First = "1", last: Last = None) -> Response:
     """Number the events of all tasks anew, in an order in which each task's own is kept; it has no end."""
     feed_id = project_feed.feed_of(caller.project)
-    await ProjectFeeds(ctx.database).sequence()
+    await ManyFeeds(ctx.database).sequence()
     async with ctx.database.read() as connection:
         head = await project_feed.head(connection, feed_id)
     cursor = _cursor(first, last, head)
     return _stream(_of_project(ctx, feed_id, cursor, head), _place(first, last, cursor))
+
+
+@of_run.get("/{run_id}/stream", response_class=Stream, responses=STREAM, summary="Watch a run and its tasks")
+async def stream_run(ctx: Ctx, caller: Reader, run_id: str, first: First = "1", last: Last = None) -> Response:
+    """Number the events of the run and of its tasks anew; end with the run's terminal event, until a retry."""
+    await ManyFeeds(ctx.database).sequence()
+    head = await _run_head(ctx, caller.project, run_id)
+    if head is None:
+        raise Problem("not_found")
+    cursor = _cursor(first, last, head.last_seq)
+    if head.end is not None and cursor > head.end:
+        return Response(status_code=204)
+    return _stream(_of_run(ctx, caller.project, RunId(run_id), cursor, head), _place(first, last, cursor))
 
 
 def _stream(frames: AsyncIterator[bytes], place: bytes) -> Stream:
@@ -97,10 +112,27 @@ def _place(first: str, last: str | None, cursor: int) -> bytes:
 
 
 async def _of_project(ctx: Context, feed_id: str, cursor: int, head: int) -> AsyncIterator[bytes]:
-    with ctx.project_feeds.watching(feed_id, head) as watched:
-        async for frames in ctx.project_feeds.follow(watched, cursor, quiet=PING):
+    with ctx.many_feeds.watching(feed_id, head) as watched:
+        async for frames in ctx.many_feeds.follow(watched, cursor, quiet=PING):
             for piece in _pieces(frames) if frames else (COMMENT,):
                 yield piece
+
+
+async def _of_run(ctx: Context, project: ProjectId, run: RunId, cursor: int, head: RunHead) -> AsyncIterator[bytes]:
+    with ctx.many_feeds.watching(project_feed.feed_of_run(run), head.last_seq) as watched:
+        async for frames in ctx.many_feeds.follow(watched, cursor, quiet=PING):
+            end = None
+            # A silence may mean that the run was deleted.
+            if not frames or any(frame.type in RUN_ENDS for frame in frames):
+                now = await _run_head(ctx, project, run)
+                if now is None:
+                    return
+                end = now.end
+            shown = frames if end is None else [frame for frame in frames if frame.seq <= end]
+            for piece in _pieces(shown) if frames else (COMMENT,):
+                yield piece
+            if end is not None and (not frames or frames[-1].seq >= end):
+                return
 
 
 async def _of_task(ctx: Context, project: ProjectId, task: TaskId, cursor: int, head: Head) -> AsyncIterator[bytes]:
@@ -109,7 +141,7 @@ async def _of_task(ctx: Context, project: ProjectId, task: TaskId, cursor: int, 
             for piece in _pieces(frames) if frames else (COMMENT,):
                 yield piece
             # The terminal event is the last one, unless a retry has come after it.
-            if frames and frames[-1].last:
+            if frames and frames[-1].type in TASK_ENDS:
                 async with ctx.database.read() as connection:
                     now = await feed.head(connection, project, task)
                 if now is None or (now.terminal and now.last_seq == frames[-1].seq):
@@ -134,6 +166,11 @@ async def _head(ctx: Context, project: ProjectId, task: str) -> Head:
     if found is None:
         raise Problem("not_found")
     return found
+
+
+async def _run_head(ctx: Context, project: ProjectId, run: str) -> RunHead | None:
+    async with ctx.database.read() as connection:
+        return await project_feed.head_of_run(connection, project, run)
 
 
 def _cursor(first: str, last: str | None, head: int) -> int:

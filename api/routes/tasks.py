@@ -12,7 +12,7 @@ from api import bodies
 from api.deps import INTENT_LEASE, Context, Ctx, Reader, Writer, now
 from api.idempotency import Done, IdempotencyKey, once
 from api.problems import Problem, invalid
-from api.schemas.pages import Limit, Page, Position, page_of
+from api.schemas.pages import Labels, Limit, Page, Position, page_of
 from api.schemas.tasks import CancelOut, CancelResult, CommandBody, TaskBody, TaskOut, represent
 from domain.ids import new_id
 from domain.lifecycle import Step, TaskStatus
@@ -97,12 +97,13 @@ async def index(
     caller: Reader,
     limit: Limit,
     position: Position,
+    labels: Labels,
     status: Annotated[list[TaskStatus], Query()] = [],  # noqa: B006 - FastAPI copies defaults
     step: Annotated[list[Step], Query()] = [],  # noqa: B006
     paused: bool | None = None,
     exhausted: Annotated[bool | None, Query(description="Failed because no try was left.")] = None,
     run_id: Annotated[str | None, Query(max_length=64)] = None,
-    label: Annotated[list[str], Query(description="`key:value`; all must match.", max_length=32)] = [],  # noqa: B006
+    member: Annotated[str | None, Query(max_length=100, description="Of the run: a member's name.")] = None,
     q: Annotated[str | None, Query(max_length=200, description="Part of the name.")] = None,
     created_after: datetime | None = None,
 ) -> JSONResponse:
@@ -115,7 +116,8 @@ async def index(
         paused=paused,
         exhausted=exhausted,
         run_id=run_id,
-        labels=_labels(label),
+        member=member,
+        labels=labels,
         q=q,
         created_after=created_after,
     )
@@ -220,10 +222,3 @@ def _sender(ctx: Context, commanded: Commanded) -> Callable[[], None] | None:
         breakpoints=row["breakpoints"],
     )
     return lambda: ctx.courier.send(intent, argument)
-
-
-def _labels(given: list[str]) -> dict[str, str] | None:
-    pairs = [label.partition(":") for label in given]
-    if not all(name and colon for name, colon, _ in pairs):
-        raise invalid("label", "must be key:value")
-    return {name: value for name, _, value in pairs} or None

@@ -51,6 +51,17 @@ async def position(
     return found
 
 
+async def labels(
+    label: Annotated[list[str], Query(description="`key:value`; all must match.", max_length=32)] = [],  # noqa: B006 - FastAPI copies defaults
+) -> dict[str, str] | None:
+    """Return the labels that a list is narrowed to."""
+    pairs = [each.partition(":") for each in label]
+    if not all(name and colon for name, colon, _ in pairs):
+        raise invalid("label", "must be key:value")
+    return {name: value for name, _, value in pairs} or None
+
+
+Labels = Annotated[dict[str, str] | None, Depends(labels)]
 Limit = Annotated[int, Depends(page_limit)]
 Position = Annotated[str | None, Depends(position)]
 

@@ -16,6 +16,13 @@ from domain.spec import Body, Breakpoints, Provider, TaskSpec
 from workflows.gateway import Gateway
 
 
+def unkept(spec: TaskSpec) -> str | None:
+    """Return what a body asks for and would not get."""
+    if spec.keep_workspace.on != "never" and spec.provider is Provider.EXTERNAL:
+        return "`keep_workspace`: an external workspace is somebody else's to keep"
+    return None
+
+
 class TaskBody(TaskSpec):
     """What `POST /v1/tasks` takes: the task's spec, and whether it starts at once."""
 
@@ -24,8 +31,8 @@ class TaskBody(TaskSpec):
     @model_validator(mode="after")
     def _promise_only_what_is_kept(self) -> Self:
         """Refuse what would be ignored: nobody shall find a workspace gone that was to be kept."""
-        if self.keep_workspace.on != "never" and self.provider is Provider.EXTERNAL:
-            raise ValueError("`keep_workspace`: an external workspace is somebody else's to keep")
+        if reason := unkept(self):
+            raise ValueError(reason)
         return self
 
 
@@ -69,8 +76,8 @@ class TaskOut(BaseModel):
     name: str
     project: str
     run_id: str | None
-    member: str | None
-    item: int | None
+    member: str | None = Field(description="Which member of its run it is.")
+    item: int | None = Field(description="Which child of a fan-out, counted from 1.")
     status: TaskStatus
     step: Step | None
     step_started_at: datetime | None

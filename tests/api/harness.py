@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from activities.dispatch import Dispatcher
+from activities.run_dispatch import RunDispatcher
 from api.app import create_app
 from api.auth import new_key
 from domain.events import EventSource, EventType, NewEvent
@@ -20,6 +21,7 @@ from domain.names import NodeId, ProjectId, Scope, TaskId, WorkspaceId
 from settings import Settings
 from store import keys, mirror
 from store.engine import Database
+from tests.store.runs import DIAMOND
 from workflows.gateway import Gateway
 
 EVERY_SCOPE = tuple(scope for scope in Scope if scope is not Scope.ADMIN)
@@ -37,6 +39,7 @@ class Api:
     app: FastAPI
     database: Database
     dispatcher: Dispatcher
+    runs: RunDispatcher
     settings: Settings
     client: httpx2.AsyncClient
     keys: dict[str, str] = field(default_factory=dict)
@@ -58,6 +61,12 @@ class Api:
     async def create(self, **body: Any) -> dict[str, Any]:
         """Create an `external` task."""
         response = await self.client.post("/v1/tasks", json={"command": ["true"], "provider": "external"} | body)
+        assert response.status_code == 201, response.text
+        return dict(response.json())
+
+    async def create_run(self, **body: Any) -> dict[str, Any]:
+        """Create a run: DIAMOND, with what is given instead."""
+        response = await self.client.post("/v1/runs", json=DIAMOND | body)
         assert response.status_code == 201, response.text
         return dict(response.json())
 
@@ -171,11 +180,13 @@ async def serve(url: str, gateway: Gateway, settings: Settings | None = None) ->
     settings = settings or settings_for(url)
     database = Database(url, pool=10)
     dispatcher = Dispatcher(name="api-test", database=database, gateway=gateway, policy=settings.policy)
-    app = create_app(settings=settings, database=database, gateway=gateway, courier=dispatcher)
+    runs = RunDispatcher(database=database, gateway=gateway, policy=settings.policy)
+    app = create_app(settings=settings, database=database, gateway=gateway, courier=dispatcher, runs=runs)
     transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport, base_url="http://api.test") as client:
-        api = Api(app=app, database=database, dispatcher=dispatcher, settings=settings, client=client)
+        api = Api(app=app, database=database, dispatcher=dispatcher, runs=runs, settings=settings, client=client)
         client.headers.update(await api.key())
         yield api
+    await runs.close()
     await dispatcher.close()
     await database.close()

@@ -45,6 +45,7 @@ class Target:
     url: str
     key: str
     task: str
+    run: str
     workspace: str
     token: str
 
@@ -61,6 +62,7 @@ def target(database_url: str) -> Iterator[Target]:
         client = await Client.connect("127.0.0.1:1", lazy=True, data_converter=pydantic_data_converter)
         async for api in serve(database_url, Gateway(client)):
             attempt = await api.live()
+            run = (await api.create_run())["id"]
             server = uvicorn.Server(uvicorn.Config(api.app, log_config=None, access_log=False, ws="none"))
             serving = asyncio.ensure_future(server.serve(sockets=[listener]))
             key = await api.key(*Scope)
@@ -70,6 +72,7 @@ def target(database_url: str) -> Iterator[Target]:
                     url=f"http://{host}:{port}",
                     key=key["Authorization"],
                     task=attempt.task,
+                    run=run,
                     workspace=attempt.workspace,
                     token=attempt.token["Authorization"],
                 )
@@ -93,8 +96,8 @@ def target(database_url: str) -> Iterator[Target]:
     max_examples=15, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
 )
 def test_no_input_is_a_fault(case: schemathesis.Case[Any], target: Target) -> None:
-    """Half of the requests are for the task and the workspace that are there, so that they get past the door."""
-    for name, real in (("task_id", target.task), ("workspace_id", target.workspace)):
+    """Half of the requests are for a task, a run and a workspace that are there, so that they get past the door."""
+    for name, real in (("task_id", target.task), ("run_id", target.run), ("workspace_id", target.workspace)):
         if name in case.path_parameters and len(str(case.path_parameters[name])) % 2:
             case.path_parameters[name] = real
     case.query.pop("follow", None)  # it may wait for seconds, as it should

@@ -7,9 +7,10 @@ from enum import Enum
 from typing import Any, Final
 
 from domain.lifecycle import TaskStatus
-from domain.names import DEFAULT_PROJECT, Scope, TaskId
+from domain.names import DEFAULT_PROJECT, RunId, Scope, TaskId
 from store import holds
 from tests.api.harness import Api
+from tests.store.runs import Orchestrator
 
 
 class Door(Enum):
@@ -123,12 +124,21 @@ async def delivery(api: Api) -> dict[str, str]:
     return ids | {"delivery_id": found[0]["id"]}
 
 
+async def ended_run(api: Api) -> dict[str, str]:
+    """Make a run that failed."""
+    run = RunId((await api.create_run())["id"])
+    await api.runs.close()
+    await Orchestrator(api.database, run).fail()
+    return {"run_id": run}
+
+
 WEBHOOK: Final = b'{"url": "https://1.1.1.1/", "events": ["task.created"]}'
 READ, WRITE = (Scope.TASKS_READ,), (Scope.TASKS_WRITE,)
 INBOX: Final = "the inbox: one row per workspace, attempt, kind and turn; other content is 409 conflicting_callback"
 CONVERSATION: Final = "tests/workflows/test_conversation.py::test_a_repeat_is_the_same_turn"
 LATEST: Final = "the latest wins, and the same again changes nothing"
 TASK: Final = b'{"command": ["true"], "provider": "external"}'
+RUN: Final = b'{"members": [{"name": "a", "task": {"command": ["true"]}}]}'
 
 TABLE: Final[Mapping[str, Rule]] = {
     "GET /docs": Rule(door=Door.OPEN),
@@ -165,6 +175,12 @@ TABLE: Final[Mapping[str, Rule]] = {
     "GET /v1/tasks/{task_id}/logs": Rule(scopes=READ, hides="task_id"),
     "GET /v1/tasks/{task_id}/artifacts": Rule(scopes=READ, hides="task_id"),
     "GET /v1/tasks/{task_id}/artifacts/{name}": Rule(scopes=READ, hides="task_id"),
+    "POST /v1/runs": Rule(scopes=WRITE, repeat=Repeat(body=RUN)),
+    "GET /v1/runs": Rule(scopes=READ),
+    "GET /v1/runs/{run_id}": Rule(scopes=READ, hides="run_id"),
+    "GET /v1/runs/{run_id}/graph": Rule(scopes=READ, hides="run_id"),
+    "GET /v1/runs/{run_id}/events": Rule(scopes=READ, hides="run_id"),
+    "GET /v1/runs/{run_id}/stream": Rule(scopes=READ, hides="run_id"),
     "POST /v1/attachments": Rule(scopes=WRITE, params={"name": "x"}, repeat=Repeat(body=b"the file")),
     "GET /v1/workspaces": Rule(scopes=(Scope.TASKS_READ, Scope.WORKSPACES_WRITE)),
     "POST /v1/workspaces/{workspace_id}/callback-token": Rule(

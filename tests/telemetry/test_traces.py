@@ -23,6 +23,7 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer
 
 from activities.dispatch import Dispatcher
+from activities.run_dispatch import RunDispatcher
 from api.app import create_app
 from domain.ids import new_id
 from store.engine import Database
@@ -53,12 +54,16 @@ async def api_of(url: str, gateway: Gateway, traces: Traces) -> AsyncIterator[Ap
     """Give a traced API in memory."""
     settings, database = settings_for(url), Database(url, pool=5)
     dispatcher = Dispatcher(name=f"traces-{new_id()}", database=database, gateway=gateway, policy=settings.policy)
-    app = create_app(settings=settings, database=database, gateway=gateway, courier=dispatcher, traces=traces)
+    runs = RunDispatcher(database=database, gateway=gateway, policy=settings.policy)
+    app = create_app(
+        settings=settings, database=database, gateway=gateway, courier=dispatcher, runs=runs, traces=traces
+    )
     transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport, base_url="http://api.test") as client:
-        api = Api(app=app, database=database, dispatcher=dispatcher, settings=settings, client=client)
+        api = Api(app=app, database=database, dispatcher=dispatcher, runs=runs, settings=settings, client=client)
         client.headers.update(await api.key())
         yield api
+    await runs.close()
     await dispatcher.close()
     await database.close()
 
