@@ -15,7 +15,7 @@ from domain.run import Findings, Questions
 from domain.run_spec import ITEM_LIMIT, FanOut, RunEdge
 
 _ENDS: Final = text("""
-SELECT m.name, m.status, m.fan_out IS NOT NULL AS fanned, t.result, t.node_id
+SELECT m.name, m.status, m.fan_out IS NOT NULL AS fanned, t.id AS task, t.result, t.node_id
 FROM members m LEFT JOIN tasks t ON t.run_id = m.run_id AND t.member = m.name
 WHERE m.run_id = :run AND m.name = ANY(:names)
 ORDER BY m.name, t.item
@@ -42,10 +42,10 @@ async def ends(connection: AsyncConnection, run: RunId, names: Iterable[str]) ->
     found: dict[str, End] = {}
     for row in await connection.execute(_ENDS, {"run": run, "names": wanted}):
         end = found.setdefault(row.name, End(row.status, [] if row.fanned else None, []))
-        if row.fanned:
-            end.result.append(row.result)
-        else:
+        if not row.fanned:
             end.result = row.result
+        elif row.task is not None:  # one that was skipped, or had no items, has no children
+            end.result.append(row.result)
         end.nodes = [*end.nodes, row.node_id]
     return found
 

@@ -72,10 +72,13 @@ async def test_a_list_in_a_result_says_how_far_to_fan_out(stage: RunStage) -> No
             "none": {},
             "clean": {"fan_out": {"items_from": "list#/files"}},
             "idle": {"fan_out": {"items_from": "none#/files"}},
-        }
+            "sum": {},
+        },
+        "idle>sum",
     )
     assert (await run.end())["status"] == "completed"
-    assert sorted(await run.tasks()) == ["clean#1", "clean#2", "list", "none"]
+    assert sorted(await run.tasks()) == ["clean#1", "clean#2", "list", "none", "sum"]
+    assert stage.inputs["sum"]["upstream"] == [{"member": "idle", "outcome": "completed", "result": []}]
     assert stage.inputs["clean#2"]["item"] == "b.csv"
 
 
