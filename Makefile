@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-faults lab lint types contracts docs bench bench-stream bench-telemetry bench-cancel requirements \
+.PHONY: help setup demo test test-faults lab lint types contracts docs bench bench-stream bench-telemetry bench-cancel \
+  bench-runs requirements \
   golden clean
 
 help: ## list the targets
@@ -58,6 +59,9 @@ bench-telemetry: setup ## what metrics and traces cost a task
 
 bench-cancel: setup ## 200 cancels at random moments, until nothing is left of the task
 	$(BIN)/python -m benchmarks.cancels
+
+bench-runs: setup ## a run beside its tasks alone; from a dependency's end to the next member; a run of 2,000
+	$(BIN)/python -m benchmarks.runs
 
 requirements: ## compile the exact versions with hashes, for every platform
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \

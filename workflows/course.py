@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NoReturn
 
+from opentelemetry.trace import get_current_span
 from temporalio import workflow
+from temporalio.contrib.opentelemetry import workflow as spans
 
 from domain.errors import Category, TaskError
 from domain.events import EventType
@@ -225,6 +227,7 @@ class Course(RunJournal):
         if moves.fans:
             await self._fan_out(moves.fans)
         if moves.starts:
+            self._phase("schedule", frontier=len(self.state.frontier), starts=len(moves.starts))
             await self._start(moves.starts)
         return bool(moves)
 
@@ -270,10 +273,13 @@ class Course(RunJournal):
         number = state.superstep + 1
         reply = await self.ask(RunActivities.barrier, Barrier(flush=self.batch(), superstep=number, ran=ran))
         state.superstep, state.state_versions = number, reply.state_versions
+        commands = len(reply.answer.commands)
         self._heed(self.obey(reply.answer))
+        self._phase("barrier", ran=len(ran), skipped=len(state.skipped), state_keys=len(state.state_versions))
         if reply.error is not None:
             self._fail(reply.error)
         self._next_frontier()
+        self._phase("frontier", commands=commands, next=len(state.frontier))
         self.emit(
             EventType.RUN_SUPERSTEP,
             str(number),
@@ -287,7 +293,15 @@ class Course(RunJournal):
         state.skipped = []
         wanted = state.breakpoints is not None and state.breakpoints.each_step and bool(state.frontier)
         self._stop(f"step:{number}", wanted=wanted)
+        events = len(self.pending)
+        await self.look()
+        self._phase("checkpoint", events=events)
         return True
+
+    def _phase(self, name: str, **counts: int) -> None:
+        """Note a phase of a superstep in the run's trace, where there is one, with what it counted."""
+        if self._supersteps and get_current_span().get_span_context().is_valid:
+            spans.completed_span(name, attributes={"superstep": self.state.superstep, **counts})
 
     def _next_frontier(self) -> None:
         self.state.frontier = self.progress.next_frontier(self.state.replace)

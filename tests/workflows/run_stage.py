@@ -62,7 +62,9 @@ class RunStage:
             error = TaskError(code="exit", category=Category.AGENT, message=f"exit {code}", guidance="-")
         return AgentExit(turn=order.turn, exit_code=code, result=self.results.get(name), error=error)
 
-    async def create(self, members: Mapping[str, Mapping[str, Any]], edges: str = "", **body: Any) -> "RunningRun":
+    async def create(
+        self, members: Mapping[str, Mapping[str, Any]], edges: str = "", *, traceparent: str | None = None, **body: Any
+    ) -> "RunningRun":
         """Write a run, as the API does. An edge is `a>b`, or `a>b:failed`."""
         task = {"command": ["true"], "node_labels": {"node": self.node.id}, "retry": {"max_attempts": 1}}
         drawn = []
@@ -88,6 +90,7 @@ class RunStage:
                 spec=spec,
                 planned=planned(spec.members, spec.edges, breakpoints=spec.breakpoints),
                 now=datetime.now(UTC),
+                traceparent=traceparent,
             )
         self.stage.runs.poke()
         return RunningRun(self, run)
