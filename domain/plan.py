@@ -11,7 +11,18 @@ from domain.errors import TaskrunnerError
 from domain.graph import Cycles, DuplicateEdge, DuplicateMember, Edge, EdgeKind, Graph, GraphError, SelfLoop
 from domain.graph import UnknownMember as UnknownInGraph
 from domain.run import EdgePlan, FanPlan, Plan
-from domain.run_spec import MEMBER_LIMIT, TASK_LIMIT, Condition, Member, Outcome, RunBreakpoints, RunCommand, RunEdge
+from domain.run_spec import (
+    EDGE_LIMIT,
+    MEMBER_LIMIT,
+    TASK_LIMIT,
+    Condition,
+    Member,
+    OnFailure,
+    Outcome,
+    RunBreakpoints,
+    RunCommand,
+    RunEdge,
+)
 from domain.wiring import CONDITION, PREFERRED
 
 NAMED_AT_MOST: Final = 10
@@ -44,25 +55,31 @@ class Planned:
 
 
 def planned(
-    members: Sequence[Member], edges: Sequence[RunEdge], *, breakpoints: RunBreakpoints | None = None
+    members: Sequence[Member],
+    edges: Sequence[RunEdge],
+    *,
+    breakpoints: RunBreakpoints | None = None,
+    on_failure: OnFailure = OnFailure.SKIP_DEPENDENTS,
 ) -> Planned:
     """Return the plan of these members and edges. Raises BadRun with all offenders of the first kind of fault."""
-    if len(members) > MEMBER_LIMIT:
-        raise BadRun("too_large", "members", f"{len(members)} members; a run has at most {MEMBER_LIMIT}")
-    names = [member.name for member in members]
     every = [*edges, *_implied(members, edges)]
+    _small_enough(len(members), MEMBER_LIMIT, "members")
+    _small_enough(len(every), EDGE_LIMIT, "edges")
+    names = [member.name for member in members]
+    sources = (member.fan_out.source for member in members if member.fan_out)
+    _known(names, (source[0] for source in sources if source), "members.fan_out.items_from")
     try:
         graph = Graph.of(names, (Edge(edge.from_, edge.to, edge.kind) for edge in every))
     except GraphError as error:
         code, field = _CODES[type(error)]
         raise BadRun(code, field, str(error)) from None
     tasks = sum((member.fan_out.size or 1) if member.fan_out else 1 for member in members)
-    if tasks > TASK_LIMIT:
-        raise BadRun("too_large", "members", f"{tasks} tasks; a run has at most {TASK_LIMIT}")
+    _small_enough(tasks, TASK_LIMIT, "tasks", "members")
     _known(names, breakpoints.before if breakpoints else (), "breakpoints.before")
     _known(names, breakpoints.after if breakpoints else (), "breakpoints.after")
     _upstream(members, graph)
-    _reachable(graph, every)
+    _with_a_result(members, edges)
+    _reachable(graph, every, on_failure)
     return Planned(plan_of(members, every), every, graph)
 
 
@@ -90,24 +107,34 @@ def when(edge: RunEdge) -> str:
 
 
 def commanded(
-    members: Sequence[Member], edges: Sequence[RunEdge], waiting: Iterable[str], command: RunCommand
+    members: Sequence[Member],
+    edges: Sequence[RunEdge],
+    waiting: Iterable[str],
+    command: RunCommand,
+    *,
+    on_failure: OnFailure = OnFailure.SKIP_DEPENDENTS,
 ) -> Planned:
     """Return the plan with what a command adds. Raises BadRun for one that cannot be: the run stays as it is.
 
     Only `waiting` members, and those that the command adds, can be replaced to or skipped, or get another upstream.
     """
     added = command.append
-    result = planned([*members, *added.members], [*edges, *added.edges])
+    result = planned([*members, *added.members], [*edges, *added.edges], on_failure=on_failure)
     free = {*waiting, *(member.name for member in added.members)}
-    names = [*(command.replace or ()), *command.skip]
-    _known(result.plan.names, names, "replace" if command.replace else "skip")
-    taken = [name for name in dict.fromkeys(names) if name not in free]
-    if taken:
-        raise BadRun("not_waiting", "replace" if command.replace else "skip", f"has begun or ended: {_listed(taken)}")
+    for field, names in (("replace", command.replace or ()), ("skip", command.skip)):
+        _known(result.plan.names, names, field)
+        if taken := [name for name in names if name not in free]:
+            raise BadRun("not_waiting", field, f"has begun or ended: {_listed(taken)}")
     late = [edge.to for edge in added.edges if edge.to not in free and edge.kind is EdgeKind.BLOCKING]
     if late:
-        raise BadRun("not_waiting", "append.edges", f"has begun or ended, and can wait for nothing: {_listed(late)}")
+        text = f"has begun or ended, and can wait for nothing: {_listed([*dict.fromkeys(late)])}"
+        raise BadRun("not_waiting", "append.edges", text)
     return result
+
+
+def _small_enough(count: int, limit: int, what: str, field: str | None = None) -> None:
+    if count > limit:
+        raise BadRun("too_large", field or what, f"{count:,} {what}; a run has at most {limit:,}")
 
 
 def _implied(members: Iterable[Member], edges: Iterable[RunEdge]) -> Iterator[RunEdge]:
@@ -135,12 +162,24 @@ def _upstream(members: Sequence[Member], graph: Graph) -> None:
         raise BadRun("not_upstream", "members.affinity", f"`affinity` names no direct upstream of: {_listed(wrong)}")
 
 
-def _reachable(graph: Graph, edges: Sequence[RunEdge]) -> None:
+def _with_a_result(members: Sequence[Member], edges: Iterable[RunEdge]) -> None:
+    """Refuse a fan-out over the result of a member that must have failed: it has none."""
+    failed = {(edge.from_, edge.to) for edge in edges if edge.when is Outcome.FAILED}
+    sources = [(member.fan_out.source, member.name) for member in members if member.fan_out]
+    wrong = [name for source, name in sources if source is not None and (source[0], name) in failed]
+    if wrong:
+        text = f"`items_from` asks a result of one that must have failed, and has none: {_listed(wrong)}"
+        raise BadRun("no_result", "members.fan_out.items_from", text)
+
+
+def _reachable(graph: Graph, edges: Sequence[RunEdge], on_failure: OnFailure) -> None:
     """Refuse members that no outcome can reach: one of their upstreams would have to complete and to fail.
 
     What a condition on a result can be is not known here. Of each upstream that somebody waits to fail, a member
-    carries whether it needs that one to complete, and to fail: two bits.
+    carries whether it needs that one to complete, and to fail: two bits. Where a run continues after failures, an edge
+    without a `when` needs an upstream that has run, and nothing else.
     """
+    either_will_do = on_failure is OnFailure.CONTINUE
     blocking = [edge for edge in edges if edge.kind is EdgeKind.BLOCKING]
     awaited = dict.fromkeys(edge.from_ for edge in blocking if edge.when is Outcome.FAILED)
     failing = {name: 1 << place for place, name in enumerate(awaited)}
@@ -156,8 +195,8 @@ def _reachable(graph: Graph, edges: Sequence[RunEdge]) -> None:
         for edge in into.get(name, ()):
             if edge.when is Outcome.FINISHED:
                 continue
-            above = needs.get(edge.from_, (0, 0))
-            bit = failing.get(edge.from_, 0)
+            above = needs[edge.from_]
+            bit = 0 if edge.when is None and either_will_do else failing.get(edge.from_, 0)
             complete |= above[0] | (0 if edge.when is Outcome.FAILED else bit)
             fail |= above[1] | (bit if edge.when is Outcome.FAILED else 0)
         needs[name] = (complete, fail)
@@ -169,5 +208,5 @@ def _reachable(graph: Graph, edges: Sequence[RunEdge]) -> None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
+    more = f" and {len(names) - NAMED_AT_MOST:,} more" if len(names) > NAMED_AT_MOST else ""
     return ", ".join(names[:NAMED_AT_MOST]) + more

@@ -7,7 +7,7 @@ from math import isfinite
 from typing import Any, Final
 
 from domain.errors import TaskrunnerError
-from domain.run_spec import STATE_BYTES, Reducer
+from domain.run_spec import STATE_BYTES, Reducer, size_of
 
 State = dict[str, Any]
 Versions = dict[str, int]
@@ -48,9 +48,8 @@ def merged(
             except ValueError as error:
                 raise BadUpdate(member, key, f"{reducer}: {error}") from None
             writers[key] = member
-    texts = {key: _text(value) for key, value in made.items()}
-    _check_size(texts, writers)
-    changed = [key for key in writers if key not in state or _text(state[key]) != texts[key]]
+    _check_size(made, writers)
+    changed = [key for key in writers if key not in state or _text(state[key]) != _text(made[key])]
     return made, {**versions, **{key: versions.get(key, 0) + 1 for key in changed}}
 
 
@@ -107,11 +106,11 @@ def _the(kind: str, value: Any) -> Any:
     return value
 
 
-def _check_size(texts: Mapping[str, str], writers: Mapping[str, str]) -> None:
+def _check_size(state: Mapping[str, Any], writers: Mapping[str, str]) -> None:
     """Refuse a state that is too large; the largest of the keys that were written is named, and who wrote it last."""
-    size = sum(len(f"{json.dumps(key)}:{text},".encode()) for key, text in texts.items()) + 1
+    size = size_of(state)
     if size > STATE_BYTES and writers:
-        key = max(writers, key=lambda key: len(texts[key]))
+        key = max(writers, key=lambda key: len(_text(state[key])))
         raise BadUpdate(writers[key], key, f"the state would have {size:,} bytes; it may have {STATE_BYTES:,}")
 
 

@@ -3,7 +3,10 @@
 The shape is checked here; whether the edges make a graph, and whether every member can be reached, in `domain.plan`.
 """
 
+import json
+import re
 from collections import Counter
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Final, Self
 
@@ -19,7 +22,7 @@ from pydantic import (
 
 from domain.durations import Span
 from domain.graph import EdgeKind
-from domain.spec import PRIORITY_DEFAULT, STORABLE, Body, Flag, Json, Label, LabelValue, Name, Number, TaskSpec
+from domain.spec import PRIORITY_DEFAULT, STORABLE, Body, Flag, Json, Label, LabelValue, Name, Number, TaskSpec, Text
 
 MEMBER_LIMIT: Final = 10_000
 EDGE_LIMIT: Final = 50_000
@@ -32,6 +35,7 @@ STATE_BYTES: Final = 256_000
 MEMBER_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 MemberName = Annotated[str, StringConstraints(pattern=MEMBER_PATTERN, max_length=100)]
 Pointer = Annotated[str, StringConstraints(pattern=r"^(/([^~/]|~[01])*)*$", max_length=1024), STORABLE]
+_ITEMS_FROM: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}#(/([^~/]|~[01])*)*")
 
 
 class RunMode(StrEnum):
@@ -81,11 +85,19 @@ class Condition(Body):
 
     @model_validator(mode="after")
     def _value_of_its_kind(self) -> Self:
-        if self.op is Operator.IN and not isinstance(self.value, list):
-            raise ValueError("`in` needs a list as `value`")
-        if self.op is Operator.EXISTS and not isinstance(self.value, bool):
-            raise ValueError("`exists` needs true or false as `value`")
+        types, kind = _COMPARED_WITH.get(self.op, ((), ""))
+        if types and type(self.value) not in types:
+            raise ValueError(f"`{self.op}` needs {kind} as `value`")
         return self
+
+
+_ORDERED: Final = ((int, float, str), "a number or text")
+# With anything else these operators would never hold.
+_COMPARED_WITH: Final[Mapping[Operator, tuple[tuple[type, ...], str]]] = {
+    **dict.fromkeys((Operator.LT, Operator.LE, Operator.GT, Operator.GE), _ORDERED),
+    Operator.IN: ((list,), "a list"),
+    Operator.EXISTS: ((bool,), "true or false"),
+}
 
 
 class Outcome(StrEnum):
@@ -127,7 +139,7 @@ class FanOut(Body):
 
     items: Annotated[list[Json], Field(min_length=1, max_length=ITEM_LIMIT)] | None = None
     count: Annotated[Number, Field(ge=1, le=ITEM_LIMIT)] | None = None
-    items_from: Annotated[str, StringConstraints(max_length=1200)] | None = Field(
+    items_from: Annotated[str, StringConstraints(max_length=1200), STORABLE] | None = Field(
         default=None, description="`member#/json/pointer`: a list in the result of an upstream."
     )
     max_parallel: Annotated[Number, Field(ge=1, le=ITEM_LIMIT)] | None = None
@@ -135,10 +147,8 @@ class FanOut(Body):
     @field_validator("items_from")
     @classmethod
     def _a_member_and_a_pointer(cls, given: str | None) -> str | None:
-        if given is not None:
-            source, hash_, pointer = given.partition("#")
-            if not hash_ or not source or (pointer and not pointer.startswith("/")):
-                raise ValueError("must be member#/json/pointer")
+        if given is not None and not _ITEMS_FROM.fullmatch(given):
+            raise ValueError("must be member#/json/pointer")
         return given
 
     @model_validator(mode="after")
@@ -206,8 +216,8 @@ class RunSpec(Body):
     max_parallel: Annotated[Number, Field(ge=1, le=TASK_LIMIT)] | None = None
     on_failure: OnFailure = OnFailure.SKIP_DEPENDENTS
     breakpoints: RunBreakpoints = RunBreakpoints()
-    state: dict[str, Json] = {}
-    reducers: dict[str, Reducer] = {}
+    state: dict[Text, Json] = {}
+    reducers: dict[Text, Reducer] = {}
     labels: Annotated[dict[Label, LabelValue], Field(max_length=32)] = {}
     priority: Annotated[Number, Field(ge=1, le=5)] = PRIORITY_DEFAULT
 
@@ -215,7 +225,26 @@ class RunSpec(Body):
     def _state_of_supersteps(self) -> Self:
         if self.mode is not RunMode.SUPERSTEP and (self.state or self.reducers):
             raise ValueError("`state` and `reducers` are for the mode superstep")
+        if (size := size_of(self.state)) > STATE_BYTES:
+            raise ValueError(f"`state` has {size:,} bytes; it may have {STATE_BYTES:,}")
+        for key, reducer in self.reducers.items():
+            types, kind = _REDUCED.get(reducer, ((), ""))
+            if types and key in self.state and type(self.state[key]) not in types:
+                raise ValueError(f"`state.{key}` must be {kind}: its reducer is {reducer}")
         return self
+
+
+# What a reducer can add to, when the state begins with something.
+_REDUCED: Final[Mapping[Reducer, tuple[tuple[type, ...], str]]] = {
+    Reducer.APPEND: ((list,), "a list"),
+    Reducer.MERGE: ((dict,), "an object"),
+    Reducer.SUM: ((int, float), "a number"),
+}
+
+
+def size_of(state: Mapping[str, Any]) -> int:
+    """Return the bytes of a state as JSON."""
+    return len(json.dumps(state, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 class Append(Body):
@@ -239,3 +268,10 @@ class RunCommand(Body):
         if twice:
             raise ValueError(f"named twice: {', '.join(twice[:5])}")
         return names
+
+    @model_validator(mode="after")
+    def _not_both(self) -> Self:
+        both = set(self.replace or ()) & set(self.skip)
+        if both:
+            raise ValueError(f"both in `replace` and in `skip`: {', '.join(sorted(both)[:5])}")
+        return self

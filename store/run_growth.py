@@ -9,15 +9,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from domain.events import EventSource, EventType, NewEvent
 from domain.lifecycle import MemberStatus
 from domain.names import RunId
-from domain.plan import commanded, when
+from domain.plan import BadRun, commanded, when
 from domain.run import EdgePlan, FanPlan, Plan
-from domain.run_spec import RunCommand
+from domain.run_spec import OnFailure, RunCommand, RunMode
 from domain.spec import json_of
 from store import jsonb, run_log, run_results, runs
 from store.models import RunCommandRow
 
 _NEXT: Final = text("""
-SELECT r.attempt, (SELECT coalesce(max(n), 0) + 1 FROM run_commands c WHERE c.run_id = r.id) AS n
+SELECT r.attempt, r.mode, r.on_failure, (SELECT coalesce(max(n), 0) + 1 FROM run_commands c WHERE c.run_id = r.id) AS n
 FROM runs r WHERE r.id = :run
 """)
 _EDGES: Final = text("UPDATE runs SET edges = CAST(:edges AS jsonb) WHERE id = :run")
@@ -28,7 +28,10 @@ async def command(connection: AsyncConnection, run: RunId, asked: RunCommand, *,
     rows = await runs.members(connection, run)
     edges = await run_results.edges(connection, run)
     waiting = [row["name"] for row in rows if row["status"] == MemberStatus.WAITING]
-    planned = commanded(runs.stored(rows), edges, waiting, asked)
+    row = (await connection.execute(_NEXT, {"run": run})).one()
+    if asked.replace is not None and row.mode != RunMode.SUPERSTEP:
+        raise BadRun("not_superstep", "replace", "an eager run has no frontier that could be replaced")
+    planned = commanded(runs.stored(rows), edges, waiting, asked, on_failure=OnFailure(row.on_failure))
     await runs.add_members(connection, run, asked.append.members, first=len(rows))
     if len(planned.edges) > len(edges):
         text_ = jsonb.dumps([json_of(edge) for edge in planned.edges])
@@ -46,7 +49,6 @@ async def command(connection: AsyncConnection, run: RunId, asked: RunCommand, *,
             if member.fan_out is not None
         },
     )
-    row = (await connection.execute(_NEXT, {"run": run})).one()
     values = {"n": row.n, "source": source, "body": json_of(asked), "plan": added.model_dump(mode="json")}
     await connection.execute(insert(RunCommandRow).values(run_id=run, **values))
     data = {

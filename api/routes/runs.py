@@ -36,7 +36,9 @@ async def create(
     What is wrong with the graph is 422, named: `cycle`, `unknown_member`, `duplicate_member` and the like.
     """
     spec, run, traceparent = body.value, RunId(new_id()), current()
-    plan = await asyncio.to_thread(planned, spec.members, spec.edges, breakpoints=spec.breakpoints)
+    plan = await asyncio.to_thread(
+        planned, spec.members, spec.edges, breakpoints=spec.breakpoints, on_failure=spec.on_failure
+    )
     members.check(ctx, spec.members)
 
     async def work(connection: AsyncConnection) -> Done:

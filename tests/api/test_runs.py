@@ -52,7 +52,7 @@ BAD: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "10,001 tasks": (
         {"members": [{"name": n, "task": TASK, "fan_out": {"count": 5001}} for n in "ab"]},
         "invalid",
-        ("10002 tasks", "10000"),
+        ("10,002 tasks", "10,000"),
     ),
     "no member": (body(), "invalid", ("members",)),
     "bad name": (body("a b"), "invalid", ("members.0.name",)),

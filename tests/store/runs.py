@@ -48,7 +48,7 @@ async def create_run(
             run=run,
             project=project,
             spec=spec,
-            planned=planned(spec.members, spec.edges, breakpoints=spec.breakpoints),
+            planned=planned(spec.members, spec.edges, breakpoints=spec.breakpoints, on_failure=spec.on_failure),
             now=datetime.now(UTC),
         )
     return run

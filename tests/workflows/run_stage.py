@@ -88,7 +88,7 @@ class RunStage:
                 run=run,
                 project=DEFAULT_PROJECT,
                 spec=spec,
-                planned=planned(spec.members, spec.edges, breakpoints=spec.breakpoints),
+                planned=planned(spec.members, spec.edges, breakpoints=spec.breakpoints, on_failure=spec.on_failure),
                 now=datetime.now(UTC),
                 traceparent=traceparent,
             )
