@@ -29,8 +29,8 @@ def test_every_setting_is_explained() -> None:
 
 @pytest.mark.parametrize(
     "page",
-    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").glob("*.md")],
-    ids=lambda p: p.name,
+    [*ROOT.glob("*.md"), *(page for part in ("docs", "deploy", "examples") for page in (ROOT / part).rglob("*.md"))],
+    ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_no_link_leads_nowhere(page: Path) -> None:
     """Every relative link of every page is a file of the repository."""
