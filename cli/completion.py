@@ -1,4 +1,4 @@
-"""What the shell offers for an argument: ids of tasks, and the words of the state machine."""
+"""What the shell offers for an argument: ids of tasks and runs, and the words of the state machine."""
 
 from pathlib import Path
 from typing import Final
@@ -7,7 +7,7 @@ import httpx2
 import typer
 
 from cli.data_dir import DEFAULT
-from cli.remote import RemoteError, connect
+from cli.remote import Remote, RemoteError, connect
 from cli.screen import one_line, printable
 
 OFFERED: Final = 50
@@ -17,16 +17,29 @@ TIMEOUT: Final = httpx2.Timeout(2)
 
 def task_ids(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """Offer the newest tasks, each with its status and name; nothing where no API answers."""
+    return _ids(ctx, "/v1/tasks", incomplete)
+
+
+def run_ids(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Offer the newest runs, each with its status and name; nothing where no API answers."""
+    return _ids(ctx, "/v1/runs", incomplete)
+
+
+def _ids(ctx: typer.Context, path: str, incomplete: str) -> list[tuple[str, str]]:
     try:
-        with connect(Path(ctx.params.get("data_dir") or DEFAULT), timeout=TIMEOUT) as remote:
-            tasks = list(remote.pages("/v1/tasks", limit=OFFERED))
+        with _remote(ctx) as remote:
+            found = list(remote.pages(path, limit=OFFERED))
     except RemoteError:
         return []
     return [
-        (task["id"], one_line(printable(f"{task['status']}: {task['name']}")))
-        for task in tasks
-        if task["id"].startswith(incomplete)
+        (each["id"], one_line(printable(f"{each['status']}: {each['name']}")))
+        for each in found
+        if each["id"].startswith(incomplete)
     ]
+
+
+def _remote(ctx: typer.Context) -> Remote:
+    return connect(Path(ctx.params.get("data_dir") or DEFAULT), timeout=TIMEOUT)
 
 
 def statuses(incomplete: str) -> list[str]:
@@ -34,6 +47,13 @@ def statuses(incomplete: str) -> list[str]:
     from domain.lifecycle import TaskStatus
 
     return [status for status in TaskStatus if status.startswith(incomplete)]
+
+
+def run_statuses(incomplete: str) -> list[str]:
+    """Offer what a run's status can be."""
+    from domain.lifecycle import RunStatus
+
+    return [status for status in RunStatus if status.startswith(incomplete)]
 
 
 def steps(incomplete: str) -> list[str]:

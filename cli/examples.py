@@ -13,10 +13,6 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "watch": ("taskrunner watch", "taskrunner watch --json | grep failed"),
     "health": ("taskrunner health || echo 'look at it'",),
     "reconcile": ("taskrunner reconcile --dry-run",),
-    "tasks list": (
-        "taskrunner tasks list --status failed --label team:web --limit 100",
-        "taskrunner tasks list --json",
-    ),
     "tasks events": (
         "taskrunner tasks events TASK --follow",
         "taskrunner tasks events TASK --type step.failed --json",
@@ -27,6 +23,18 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "tasks breakpoints": ("taskrunner tasks breakpoints TASK --before agent_session --after running",),
     "tasks followup": ("taskrunner tasks followup TASK 'now write the tests'",),
     "tasks retry": ("taskrunner tasks retry TASK --from-attempt 1 --from-step agent_session",),
+    "tasks list": (
+        "taskrunner tasks list --status failed --label team:web --limit 100",
+        "taskrunner tasks list --run RUN --json",
+    ),
+    "runs create": ("taskrunner runs create ci.yaml --follow", "taskrunner runs create - < ci.json"),
+    "runs list": ("taskrunner runs list --status failed --label example:ci",),
+    "runs show": (
+        "taskrunner runs show RUN --watch",
+        "taskrunner runs show RUN --format mermaid > run.mmd",
+        "taskrunner runs show RUN --format json",
+    ),
+    "runs events": ("taskrunner runs events RUN --follow", "taskrunner runs events RUN --type run.superstep --json"),
     "webhooks create": (
         "taskrunner webhooks create https://example.com/hook --event task.completed --event task.failed",
     ),

@@ -5,7 +5,7 @@ from typing import Final
 
 import typer
 
-from cli import db, examples, keys, tasks, webhooks
+from cli import db, examples, keys, runs, tasks, webhooks
 from cli.data_dir import RunsAlreadyError
 from cli.demo import demo
 from cli.doctor import doctor
@@ -42,10 +42,12 @@ for panel, commands in PANELS.items():
 for steering in (pause, resume, breakpoints, followup, close):
     tasks.app.command()(steering)
 app.add_typer(tasks.app, name="tasks", rich_help_panel="Tasks")
+app.add_typer(runs.app, name="runs", rich_help_panel="Tasks")
 app.add_typer(keys.app, name="keys", rich_help_panel="Look after it")
 app.add_typer(webhooks.app, name="webhooks", rich_help_panel="Look after it")
 app.add_typer(db.app, name="db", rich_help_panel="Run it by parts")
-for group, prefix in ((app, ""), (tasks.app, "tasks "), (keys.app, "keys "), (webhooks.app, "webhooks ")):
+GROUPS: Final = {"": app, "tasks ": tasks.app, "runs ": runs.app, "keys ": keys.app, "webhooks ": webhooks.app}
+for prefix, group in GROUPS.items():
     for known in group.registered_commands:
         name = known.name or (known.callback.__name__ if known.callback else "")
         known.epilog = examples.epilog(prefix + name)

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -20,19 +20,32 @@ REMEDIES: Final = {
     "already_completed": "Create the task again: `taskrunner start -- …`.",
     "not_ended": "`taskrunner tasks explain TASK` says what it waits for.",
     "stale_token": "`taskrunner tasks show TASK` says what holds it now.",
+    "belongs_to_run": "`taskrunner runs retry RUN` and `runs delete RUN` do it for all of its tasks.",
     "internal": "Report it with the request's id, {request_id}.",
+}
+RUN_REMEDIES: Final = {
+    "not_found": "`taskrunner runs list` shows the runs that there are.",
+    "already_completed": "Create the run again: `taskrunner runs create FILE`.",
+    "not_ended": "`taskrunner runs show RUN` says how far it is.",
+    "stale_token": "`taskrunner runs show RUN` says what holds it now.",
 }
 DEFAULT_URL = "http://127.0.0.1:8080"
 TIMEOUT = httpx2.Timeout(30, connect=5)
 
 
 class RemoteError(RuntimeError):
-    """A call that failed, as a sentence for a person; `code` is the problem's, or `unreachable`."""
+    """A call that failed, as a sentence for a person; `code` is the problem's, or `unreachable`.
 
-    def __init__(self, message: str, *, code: str, status: int | None = None) -> None:
+    `fields` are those of the body that are wrong, each with the reason.
+    """
+
+    def __init__(
+        self, message: str, *, code: str, status: int | None = None, fields: Sequence[tuple[str, str]] = ()
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.status = status
+        self.fields = fields
 
     @property
     def first_line(self) -> str:
@@ -137,14 +150,17 @@ def problem(response: httpx2.Response) -> RemoteError:
     if not isinstance(told, dict):
         told = {}
     code = str(told.get("code") or f"http_{response.status_code}")
-    reasons = [
-        f"{error.get('field') or '.'.join(str(part) for part in error.get('loc', ()))}: "
-        f"{error.get('reason') or error.get('msg') or error.get('message')}"
+    fields = [
+        (
+            str(error.get("field") or ".".join(str(part) for part in error.get("loc", ()))),
+            str(error.get("reason") or error.get("msg") or error.get("message")),
+        )
         for error in told.get("errors") or []
     ]
     title = told.get("title") or told.get("detail") or response.reason_phrase
     # A detail that only repeats what stands beside it is left out.
-    details = [each for each in (told.get("detail"), *reasons) if each and each not in (title, code)]
-    remedy = REMEDIES.get(code, AGAIN if told.get("retryable") else "").format(**{"request_id": "?", **told})
+    details = [each for each in (told.get("detail"), *map(": ".join, fields)) if each and each not in (title, code)]
+    remedies = REMEDIES | (RUN_REMEDIES if response.request.url.path.startswith("/v1/runs") else {})
+    remedy = remedies.get(code, AGAIN if told.get("retryable") else "").format(**{"request_id": "?", **told})
     lines = [f"{title} ({code})", *dict.fromkeys(details), *([remedy] if remedy else [])]
-    return RemoteError("\n  ".join(lines), code=code, status=response.status_code)
+    return RemoteError("\n  ".join(lines), code=code, status=response.status_code, fields=fields)

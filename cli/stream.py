@@ -20,6 +20,7 @@ AWAY_LIMIT: Final = timedelta(seconds=60)
 FIRST_PAUSE: Final = 0.2  # seconds
 LONGEST_PAUSE: Final = 2.0
 ENDS: Final = {"task.completed": "completed", "task.failed": "failed", "task.cancelled": "cancelled"}
+RUN_ENDS: Final = {"run.completed": "completed", "run.failed": "failed", "run.cancelled": "cancelled"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,5 +124,6 @@ class Stream:
         self._is_away(None)
         events = answer.json()["items"]
         for event in events:
-            yield Frame(event["seq"], event)
-        self._over = 0 < len(events) < PAGE and events[-1]["type"] in ENDS
+            yield Frame(event.get("cursor", event["seq"]), event)
+        # Among the events of a run and its tasks, which have a number of their own, only the run's end is one.
+        self._over = 0 < len(events) < PAGE and events[-1]["type"] in (RUN_ENDS if "cursor" in events[-1] else ENDS)

@@ -37,13 +37,14 @@ def list_tasks(
     q: Annotated[str | None, typer.Option(help="Only with these words in the name.")] = None,
     limit: Limit = 20,
     *,
+    run: Annotated[str | None, typer.Option(help="Only of this run.", autocompletion=completion.run_ids)] = None,
     exhausted: Annotated[bool | None, typer.Option(help="Only those that failed because no try was left.")] = None,
     as_json: JsonOption = False,
     data_dir: DataDirOption = DEFAULT,
 ) -> None:
     """List tasks, the newest first."""
     with connect(data_dir) as remote:
-        narrowed = {"status": status, "step": step, "label": label, "q": q, "exhausted": exhausted}
+        narrowed = {"status": status, "step": step, "label": label, "q": q, "run_id": run, "exhausted": exhausted}
         tasks = list(remote.pages("/v1/tasks", limit=limit, **narrowed))
     if as_json:
         print_json(tasks)
@@ -76,7 +77,18 @@ def show(task_id: TaskId, *, as_json: JsonOption = False, data_dir: DataDirOptio
     for key in ("id", "name", "status", "step", "attempt", "max_attempts", "paused", "priority", "workspace_id"):
         value = task.get(key)
         screen.print(f"{key:<14}{coloured(value) if key == 'status' else escape(str(value))}")
-    for key in ("node_id", "created_at", "started_at", "finished_at", "workflow_id", "temporal_url", "result"):
+    for key in (
+        "run_id",
+        "member",
+        "item",
+        "node_id",
+        "created_at",
+        "started_at",
+        "finished_at",
+        "workflow_id",
+        "temporal_url",
+        "result",
+    ):
         if task.get(key) is not None:
             screen.print(f"{key:<14}{escape(str(task[key]))}")
     error: dict[str, Any] | None = task.get("error")

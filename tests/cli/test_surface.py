@@ -64,7 +64,7 @@ def test_every_command_and_option_is_explained(path: str) -> None:
 def test_every_example_is_one(path: str, example: str) -> None:
     """It names its command, and the command line takes its arguments."""
     words = shlex.split(example)
-    for sign in ("|", "||", ">"):
+    for sign in ("|", "||", ">", "<"):
         words = words[: words.index(sign)] if sign in words else words
     arguments = words[1 + len(path.split()) :]
     assert words[: 1 + len(path.split())] == ["taskrunner", *path.split()]
@@ -80,6 +80,8 @@ def test_every_example_is_one(path: str, example: str) -> None:
         ("taskrunner tasks list --step workspace_", [step for step in Step if step.startswith("workspace_")]),
         ("taskrunner tasks breakpoints x --before clean", [Step.CLEANUP]),
         ("taskrunner tasks events x --type task.c", [kind for kind in EventType if kind.startswith("task.c")]),
+        ("taskrunner runs list --status c", ["completed", "cancelled"]),
+        ("taskrunner runs show ", []),
         ("taskrunner tasks show ", []),
     ],
 )
