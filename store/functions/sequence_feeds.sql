@@ -2,7 +2,8 @@
 -- their run's. Events are of a task's log or of a run's.
 -- Nothing that is committed late is skipped: every event carries the transaction that wrote it, and what is not visible
 -- here was written by one that is not below the oldest still running, where the next call begins. Within a log the
--- order is that of `seq`, whichever transaction began first. Whoever is second waits, and finds nothing left to do.
+-- order is that of `seq`, whichever transaction began first; of one transaction a run's come before its tasks'.
+-- Whoever is second waits, and finds nothing left to do.
 -- Returns whether more is left than was looked at.
 CREATE OR REPLACE FUNCTION sequence_feeds(p_most int) RETURNS boolean
 LANGUAGE plpgsql AS $$
@@ -49,7 +50,8 @@ BEGIN
     INSERT INTO feed_entries (feed, seq, task_id, task_seq, run_id, run_seq)
     SELECT h.id,
            h.last_seq + 1 - row_number() OVER (
-             PARTITION BY h.id ORDER BY place DESC, coalesce(task_id, run_id) DESC, fanned.seq DESC),
+             PARTITION BY h.id
+             ORDER BY place DESC, task_id IS NOT NULL DESC, coalesce(task_id, run_id) DESC, fanned.seq DESC),
            task_id, CASE WHEN task_id IS NOT NULL THEN fanned.seq END,
            run_id, CASE WHEN run_id IS NOT NULL THEN fanned.seq END
     FROM fanned JOIN heads h ON h.id = fanned.feed

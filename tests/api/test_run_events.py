@@ -88,6 +88,21 @@ async def test_the_events_of_run_and_tasks_are_one_feed(api: Api) -> None:
     assert late.json()["items"] == items[-1:]
 
 
+async def test_what_a_run_says_of_a_task_comes_before_the_task(api: Api) -> None:
+    """`run.member_ready`, then the `task.created` that is written with it, for each member; ids do not matter."""
+    names = [f"m{n}" for n in range(12)]
+    task = {"command": ["true"], "provider": "external"}
+    run = RunId((await api.create_run(members=[{"name": name, "task": task} for name in names], edges=[]))["id"])
+    orchestrator = Orchestrator(api.database, run)
+    await orchestrator.begin()
+    tasks = [await orchestrator.start(name) for name in names]
+    types = {"type": ["run.member_ready", "task.created"], "limit": 500}
+    items = (await api.client.get(f"/v1/runs/{run}/events", params=types)).json()["items"]
+    assert [(item["type"], item["task_id"] or item["data"]["task_id"]) for item in items] == [
+        (kind, task) for task in tasks for kind in types["type"]
+    ]
+
+
 async def test_a_stream_is_the_feed_and_ends_with_the_run(api: Api, watch: Watcher) -> None:
     """Backlog, then live, each once; the last frame is the run's terminal event, not a task's; then 204."""
     run = RunId((await api.create_run())["id"])
