@@ -106,6 +106,9 @@ class Progress:
 
     def _look_at(self, member: int) -> None:
         """Find out how a waiting member stands: its upstreams, counted anew."""
+        if self.cancelling:  # a command has added it since
+            self._closing.append(member)
+            return
         if self.failing and not self._wiring.asks_for_ends(member):
             self._doom(member, FAIL_FAST)
         if member in self.frontier:  # a command may have put it there before its upstreams have ended
@@ -259,8 +262,10 @@ class Progress:
                 self._closing.append(member)
 
     def _closed(self) -> list[Finished]:
+        """End what is left over: fan-outs that were stopped, and what was added to a run that is being cancelled."""
         closing, self._closing = sorted(set(self._closing)), []
-        return [end for member in closing if self.status[member] is M.IN_PROGRESS and (end := self._aggregated(member))]
+        ends = [self._end(m, M.CANCELLED) for m in closing if self.status[m] is M.WAITING]
+        return ends + [end for m in closing if self.status[m] is M.IN_PROGRESS and (end := self._aggregated(m))]
 
     def skip(self, members: Iterable[int]) -> list[Finished]:
         """Leave waiting members out, because a command says so."""
@@ -290,10 +295,9 @@ class Progress:
 
     def moves(self) -> Moves:
         """Return what is to be done now, and take it as done. Call again until there is nothing."""
-        moves = Moves()
+        moves = Moves(finished=self._closed())
         if self.cancelling:
             return moves
-        moves.finished += self._closed()
         while self._doomed:
             _, member, reason = heappop(self._doomed)
             forced = member in self.frontier and reason != FAIL_FAST

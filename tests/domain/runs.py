@@ -113,7 +113,7 @@ class Drive:
         """Whether a member may begin now, looked at from scratch."""
         if self.case.mode is RunMode.SUPERSTEP and member not in self.progress.frontier:
             return False
-        if self.at_failure and not self.exempt(member):
+        if self.progress.failing and not self.exempt(member):
             return False
         if member in self.forced:
             return True
@@ -235,6 +235,53 @@ class Drive:
         self.progress.carried(after)
         assert before == after
 
+    # --- commands ----------------------------------------------------------------------------------------------
+
+    def waiting(self) -> list[int]:
+        """Return the members that have not begun."""
+        return [member for member, status in enumerate(self.progress.status) if status is M.WAITING]
+
+    def some_of(self, members: Sequence[int]) -> list[int]:
+        """Return a few of these, or none."""
+        return self.dice.sample(members, min(len(members), self.dice.choice((0, 1, 1, 2))))
+
+    def grow(self) -> None:
+        """Append members, and edges to them and from them to what waits: no cycle, because they only lead onward."""
+        dice, first = self.dice, len(self.plan.names)
+        names = [f"n{first + place}" for place in range(dice.choice((1, 1, 2)))]
+        added = Plan(names=names, fans={0: FanPlan(size=2, max_parallel=1)} if dice.random() < 0.3 else {})
+        for new in range(first, first + len(names)):
+            ends = [(member, new) for member in self.some_of(range(new))]
+            # What is below nobody yet may come after the new one.
+            lowest = [m for m in self.waiting() if not any(edge.source == m for edge in self.plan.edges)]
+            ends += [(new, member) for member in self.some_of(lowest) if (member, new) not in ends]
+            added.edges += [EdgePlan(source=a, target=b, when=dice.choice(WHENS)) for a, b in ends]
+        if not _is_cyclic(len(self.plan.names) + len(names), [*self.plan.edges, *added.edges]):
+            self.progress.grow(added)
+            self.plan = self.progress.plan
+            self.forced &= self.progress.frontier
+            self.log.append(("grow", *names))
+
+    def skip(self) -> None:
+        """Leave out some of what waits."""
+        self.take(self.progress.skip(self.some_of(self.waiting())))
+
+    def replace(self) -> None:
+        """Have some of what waits as the next frontier, before anything of it has begun, or at the barrier."""
+        if self.case.mode is RunMode.SUPERSTEP and (not self.progress.frontier_begun or self.progress.at_barrier):
+            wanted = self.some_of(self.waiting())
+            if wanted:
+                self.forced = set(self.progress.next_frontier(wanted))
+                assert self.forced == set(wanted)
+
+    def cancel(self) -> None:
+        """Give up what has not begun."""
+        self.take(self.progress.cancel())
+
+    def give_up(self) -> None:
+        """End what has not begun, because the run cannot go on; what is open ends by itself."""
+        self.take(self.progress.give_up())
+
     def has_room(self) -> bool:
         """Whether one more task may start."""
         return self.case.max_parallel is None or len(self.open) < self.case.max_parallel
@@ -251,6 +298,7 @@ class Drive:
 
     def step(self) -> None:
         """Begin the next superstep."""
+        self.forced = set()
         frontier = self.progress.next_frontier()
         assert frontier, "nothing is ready, nothing is open, and not everything has ended"
         assert set(frontier) == self.progress.frontier
@@ -273,6 +321,13 @@ class Drive:
         assert len(self.ends) == len(self.plan.names)
         assert not self.open
         assert not self.move()
+
+
+def _is_cyclic(count: int, edges: Sequence[EdgePlan]) -> bool:
+    left = set(range(count))
+    while free := {m for m in left if not any(edge.target == m and edge.source in left for edge in edges)}:
+        left -= free
+    return bool(left)
 
 
 def through(

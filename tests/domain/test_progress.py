@@ -160,6 +160,34 @@ def test_what_is_carried_on_is_all_there_is(case: Case, seed: int, dice: Random)
     assert carried.log == plain.log
 
 
+@settings(max_examples=400)
+@given(cases(), DICE)
+def test_commands_leave_nobody_waiting(case: Case, dice: Random) -> None:
+    """A graph that grows, members that are skipped or put in front, a cancel: still every member ends, and once.
+
+    What a command put into the frontier starts whatever its upstreams do; everything else waits for them as ever.
+    """
+    drive = Drive(case, dice)
+    commands = [
+        drive.grow,
+        drive.grow,
+        drive.skip,
+        drive.replace,
+        drive.replace,
+        drive.carry,
+        drive.cancel,
+        drive.give_up,
+    ]
+    left = [5]
+
+    def between() -> None:
+        if left[0] and dice.random() < 0.3:
+            left[0] -= 1
+            dice.choice(commands)()
+
+    drive.run(between)
+
+
 def test_a_fan_out_that_is_cut_short_has_not_completed() -> None:
     """Cancelled: the children that were not begun when something else failed are work that was not done."""
     case = Case(plan(2, m0=FanPlan(size=5, max_parallel=2)), on_failure=OnFailure.FAIL_FAST)
