@@ -98,6 +98,8 @@ class RunState(BaseModel):
     commands_seen: int = 0
     # What a command wants as the next frontier.
     replace: list[int] | None = None
+    # Whether the frontier is what a command has made of it.
+    replaced: bool = False
     looking: bool = False
 
 

@@ -140,10 +140,13 @@ class Course(RunJournal):
         state, progress = self.state, self.progress
         state.commands_seen = numbered.n
         progress.grow(numbered.plan)
+        state.frontier = [member for member in state.frontier if member in progress.frontier]
         self._finished(progress.skip([progress.places[name] for name in numbered.command.skip]))
         if numbered.command.replace is not None:
             state.replace = [progress.places[name] for name in numbered.command.replace]
         if self._supersteps and not progress.frontier_begun:
+            if state.replace is None and state.replaced:
+                state.replace = state.frontier  # an earlier command has the last word
             self._next_frontier()
 
     @property
@@ -266,8 +269,11 @@ class Course(RunJournal):
     async def barrier(self) -> bool:
         """End a superstep when all of its frontier has: merge, obey, report. Returns whether it had ended."""
         state, progress = self.state, self.progress
-        if not state.frontier or not progress.at_barrier:
+        if not self._supersteps or not progress.at_barrier:
             return False
+        if not state.frontier:  # what a command has added had to be judged, or skipped, first
+            self._next_frontier()
+            return bool(state.frontier)
         ended = {self.names[member]: progress.status[member] for member in state.frontier}
         ran = [name for name, status in ended.items() if status is not MemberStatus.SKIPPED]
         number = state.superstep + 1
@@ -304,8 +310,9 @@ class Course(RunJournal):
             spans.completed_span(name, attributes={"superstep": self.state.superstep, **counts})
 
     def _next_frontier(self) -> None:
-        self.state.frontier = self.progress.next_frontier(self.state.replace)
-        self.state.replace = None
+        state = self.state
+        state.frontier = self.progress.next_frontier(state.replace)
+        state.replaced, state.replace = state.replace is not None, None
 
     def _fail(self, error: TaskError) -> None:
         """End the run because it cannot go on as a whole."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import insert, text
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.testing import WorkflowEnvironment
 
@@ -17,8 +17,9 @@ from domain.messages import AgentExit, AgentOrder, CallbackSignal, WorkspaceOrde
 from domain.names import DEFAULT_PROJECT, CallbackKind, RunId, SignalName, run_workflow_id
 from domain.plan import planned
 from domain.policy import Policy
-from domain.run_spec import RunSpec
-from store import runs
+from domain.run_spec import RunCommand, RunSpec
+from store import run_growth, runs
+from store.models import RunIntent, RunIntentKind
 from tests.workflows.stage import ScriptedNode, Stage, stage_on
 
 PATIENCE = 60
@@ -146,6 +147,16 @@ class RunningRun:
         except WorkflowFailureError:
             pass
         return await self.row()
+
+    async def command(self, body: Mapping[str, Any]) -> None:
+        """Give it a command, whatever it is at, and have it look."""
+        async with self.on.stage.database.begin("tests.command") as connection:
+            row = await runs.get(connection, DEFAULT_PROJECT, self.run, for_update=True) or {}
+            command = RunCommand.model_validate(body)
+            await run_growth.command(connection, self.run, command, source="api", now=datetime.now(UTC))
+            steer = insert(RunIntent).values(run_id=self.run, kind=RunIntentKind.STEER, attempt=row["attempt"])
+            await connection.execute(steer)
+        self.on.stage.runs.poke()
 
     async def engine_status(self) -> WorkflowExecutionStatus | None:
         """What the engine says of its workflow."""

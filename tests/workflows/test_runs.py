@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from temporalio.testing import WorkflowEnvironment
@@ -160,3 +161,43 @@ async def test_a_bad_command_fails_the_run_with_its_context(stage: RunStage) -> 
     assert row["error"]["context"]["member"] == "plan"
     assert row["error"]["context"]["frontier"] == ["plan"]
     assert await run.members() == {"plan": "completed", "next": "skipped"}
+
+
+@pytest.mark.parametrize(
+    ("appended", "edges"),
+    [
+        pytest.param(["new"], [{"from": "plan", "to": "new", "when": {"pointer": "/ok", "value": True}}], id="judged"),
+        pytest.param(
+            ["mend", "new"],
+            [{"from": "plan", "to": "mend", "when": "failed"}, {"from": "mend", "to": "new", "when": "finished"}],
+            id="skipped",
+        ),
+    ],
+)
+async def test_what_a_command_adds_may_have_to_be_judged_first(
+    stage: RunStage, appended: list[str], edges: list[dict[str, Any]]
+) -> None:
+    """Completed: the frontier after the command is empty until its edges are judged, or what they skip is skipped."""
+    task = {"command": ["true"], "node_labels": {"node": stage.node.id}}
+    members = [{"name": name, "task": task} for name in appended]
+    stage.results = {"plan": {"ok": True, "commands": {"append": {"members": members, "edges": edges}}}}
+    run = await stage.create({"plan": {}}, mode="superstep")
+    assert (await run.end())["status"] == "completed"
+    assert await run.members() == {"plan": "completed", "new": "completed"} | (
+        {"mend": "skipped"} if len(appended) > 1 else {}
+    )
+
+
+async def test_a_member_of_the_frontier_that_gets_an_upstream_leaves_it(stage: RunStage) -> None:
+    """Completed: it had not begun, waits for what was appended, and is of no superstep but its own."""
+    held = stage.held["a"] = asyncio.Event()
+    run = await stage.create({"a": {}, "b": {}}, mode="superstep", max_parallel=1)
+    await run.until("EXISTS (SELECT FROM members m WHERE m.run_id = r.id AND m.status = 'in_progress')")
+    task = {"command": ["true"], "node_labels": {"node": stage.node.id}}
+    append = {"members": [{"name": "new", "task": task}], "edges": [{"from": "new", "to": "b"}]}
+    await run.command({"append": append})
+    await run.until("NOT EXISTS (SELECT FROM run_intents i WHERE i.run_id = r.id)")
+    held.set()
+    assert (await run.end())["status"] == "completed"
+    steps = [event["data"] for event in await run.events() if event["type"] == "run.superstep"]
+    assert [step["ran"] for step in steps] == [["a"], ["new"], ["b"]]
