@@ -96,10 +96,10 @@ async def test_what_a_run_says_of_a_task_comes_before_the_task(api: Api) -> None
     orchestrator = Orchestrator(api.database, run)
     await orchestrator.begin()
     tasks = [await orchestrator.start(name) for name in names]
-    types = {"type": ["run.member_ready", "task.created"], "limit": 500}
-    items = (await api.client.get(f"/v1/runs/{run}/events", params=types)).json()["items"]
+    kinds = ["run.member_ready", "task.created"]
+    items = (await api.client.get(f"/v1/runs/{run}/events", params={"type": kinds, "limit": 500})).json()["items"]
     assert [(item["type"], item["task_id"] or item["data"]["task_id"]) for item in items] == [
-        (kind, task) for task in tasks for kind in types["type"]
+        (kind, task) for task in tasks for kind in kinds
     ]
 
 
