@@ -57,7 +57,19 @@ class Progress:
         self.status = statuses(state.members) + [M.WAITING] * (len(plan.names) - len(state.members))
         self.children = {member: statuses(text) for member, text in state.children.items()}
         self.frontier = set(state.frontier)
+        self._restore()
+
+    def _restore(self) -> None:
+        """Take in what a state says that was made of rows: of a fan-out without children, and of a failure."""
+        for member, fan in self.plan.fans.items():
+            if self.status[member] is M.IN_PROGRESS and member not in self.children:
+                if fan.size is None:
+                    self.status[member] = M.WAITING
+                else:
+                    self.children[member] = [M.WAITING] * fan.size
         self._index()
+        if M.FAILED in self.status:
+            self._fail_fast()
 
     def _index(self) -> None:
         """Make what follows from plan and state; done anew when the graph has grown."""

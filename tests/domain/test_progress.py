@@ -206,6 +206,20 @@ def test_a_fan_out_that_is_there_for_failures_runs_when_the_run_fails_fast() -> 
     assert progress.counts_of(1) == {M.COMPLETED: 3}
 
 
+def test_a_run_that_begins_anew_still_fails_fast() -> None:
+    """What has not begun is skipped: rows say that a member has failed, and nobody says it again."""
+    case = Case(plan(4, m1=FanPlan(size=3), m2=FanPlan(size=2)), on_failure=OnFailure.FAIL_FAST)
+    progress = case.progress(RunState(members=letters([M.FAILED, M.IN_PROGRESS, M.WAITING, M.WAITING])))
+    assert progress.moves().starts == []
+    assert progress.status == [M.FAILED, M.CANCELLED, M.SKIPPED, M.SKIPPED]
+
+
+def test_a_fan_out_of_which_no_child_is_known_begins_with_the_first() -> None:
+    """It had begun when there was no room for a child: its children follow."""
+    case = Case(plan(1, m0=FanPlan(size=3)), max_parallel=2)
+    assert case.progress(RunState(members=letters([M.IN_PROGRESS]))).moves().starts == [Part(0, 1), Part(0, 2)]
+
+
 @pytest.mark.parametrize("item", [0, -1, 4])
 def test_an_item_counts_from_one(item: int) -> None:
     """What is told of another item is ignored, and ends none."""
