@@ -23,7 +23,7 @@ from domain.names import SIGNAL_OF_CALLBACK, CallbackKind, TaskId
 from domain.policy import Policy
 from domain.runner import RunnerInput
 from domain.spec import TaskSpec
-from store import outbox, tasks
+from store import ledger, outbox, tasks
 from store.engine import Database
 from store.hints import Notifier
 from store.mirror import Appended
@@ -167,7 +167,7 @@ class Dispatcher:
             ),
             OutboxKind.CANCEL: lambda: self._gateway.cancel(intent.task_id, intent.attempt),
             OutboxKind.FORCE: lambda: self._force(intent),
-            OutboxKind.CLEANUP: lambda: self._gateway.clean_up(intent.task_id, intent.attempt, self._policy),
+            OutboxKind.CLEANUP: lambda: self._clean_up(intent),
         }
         try:
             result = await senders[intent.kind]()
@@ -203,6 +203,11 @@ class Dispatcher:
                 return Sent.DELIVERED
             argument = RunnerInput(**{**row, "spec": TaskSpec.model_validate(row["spec"])}, policy=self._policy)
         return await self._gateway.start(argument)
+
+    async def _clean_up(self, intent: Intent) -> Sent:
+        async with self._database.read() as connection:
+            project = await ledger.project_of(connection, intent.task_id, intent.attempt)
+        return await self._gateway.clean_up(intent.task_id, intent.attempt, self._policy, project=project)
 
     async def _force(self, intent: Intent) -> Sent:
         """Force a cancel whose deadline has passed, if the attempt could have used the time.

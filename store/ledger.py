@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.lifecycle import TERMINAL
 from domain.messages import HeldWorkspace
-from domain.names import TaskId
+from domain.names import ProjectId, TaskId
 from domain.spec import Provider
 from store.models import Ledger, LedgerKind, LedgerState, Task
 
@@ -55,6 +55,13 @@ async def held(connection: AsyncConnection, task: TaskId, attempt: int) -> Seque
         .order_by(Ledger.tag)
     )
     return [HeldWorkspace.model_validate(dict(row)) for row in (await connection.execute(statement)).mappings()]
+
+
+async def project_of(connection: AsyncConnection, task: TaskId, attempt: int) -> ProjectId | None:
+    """Return whose an attempt's entries are; None when it has none. The ledger outlives a task that was deleted."""
+    statement = select(Ledger.project).where(Ledger.task_id == task, Ledger.attempt == attempt).limit(1)
+    found = (await connection.execute(statement)).scalar_one_or_none()
+    return ProjectId(found) if found else None
 
 
 async def release(connection: AsyncConnection, task: TaskId, attempt: int) -> int | None:

@@ -5,7 +5,6 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
-from temporalio.common import Priority
 from temporalio.exceptions import ActivityError
 
 from domain.errors import Category
@@ -147,7 +146,6 @@ class Attempt(Lasting):
                     # by the provider, or taken back.
                     cancellation_type=workflow.ActivityCancellationType.TRY_CANCEL,
                     summary=summary,
-                    priority=Priority(priority_key=self.spec.priority),
                 )
             except ActivityError as failure:
                 self.check_cancelled()

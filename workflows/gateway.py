@@ -46,6 +46,7 @@ from domain.names import (
     CONTROL_QUEUE,
     RUN_ORCHESTRATOR,
     TASK_RUNNER,
+    ProjectId,
     RunId,
     SearchAttribute,
     SignalName,
@@ -78,6 +79,10 @@ UNANSWERED: Final = (WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancel
 ATTEMPT: Final = "attempt"
 START_LIMIT: Final = timedelta(seconds=10)
 LOOK_LIMIT: Final = timedelta(seconds=5)
+# Others wait for what a Cleanup releases, and nobody knows how urgent they are.
+URGENT: Final = 1
+# The engine takes no longer one.
+FAIRNESS_KEY: Final = 64
 
 # Continued as new: the next run is about to be there.
 SEEN: Final[Mapping[int, Seen]] = {
@@ -145,7 +150,7 @@ class Gateway:
                     id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                     search_attributes=TypedSearchAttributes(attributes),
                     static_summary=f"{argument.name} · attempt {argument.attempt}",
-                    priority=Priority(priority_key=argument.spec.priority, fairness_key=argument.project[:64]),
+                    priority=_claim(argument.spec.priority, argument.project),
                     rpc_timeout=START_LIMIT,
                 )
         except WorkflowAlreadyStartedError:
@@ -206,7 +211,7 @@ class Gateway:
             return _unreachable(error)
         return Sent.DELIVERED
 
-    async def clean_up(self, task: TaskId, attempt: int, policy: Policy) -> Sent:
+    async def clean_up(self, task: TaskId, attempt: int, policy: Policy, *, project: ProjectId | None = None) -> Sent:
         """Start the Cleanup of an attempt; one that is at work is left to go on, one that has ended begins again."""
         try:
             with boundary("engine.clean_up"):
@@ -220,6 +225,7 @@ class Gateway:
                     id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                     static_summary=f"clean up after attempt {attempt}",
                     static_details=f"Releases what `{workflow_id(task, attempt)}` still holds, as the ledger says.",
+                    priority=_claim(URGENT, project),
                     rpc_timeout=START_LIMIT,
                 )
         except (RPCError, RuntimeError) as error:
@@ -262,7 +268,7 @@ class Gateway:
                     memo={ATTEMPT: argument.attempt},
                     search_attributes=TypedSearchAttributes(attributes),
                     static_summary=f"{argument.name} · attempt {argument.attempt}",
-                    priority=Priority(priority_key=argument.priority, fairness_key=argument.project[:64]),
+                    priority=_claim(argument.priority, argument.project),
                     rpc_timeout=START_LIMIT,
                 )
         except WorkflowAlreadyStartedError:
@@ -400,6 +406,11 @@ class Gateway:
 
     def _handle(self, task: TaskId, attempt: int) -> WorkflowHandle[Any, Any]:
         return self._client.get_workflow_handle(workflow_id(task, attempt))
+
+
+def _claim(priority: int, project: ProjectId | None) -> Priority:
+    """Return what orders the engine's queues; activities and later runs inherit it from their workflow."""
+    return Priority(priority_key=priority, fairness_key=project[:FAIRNESS_KEY] if project else None)
 
 
 def _problems(fields: Mapping[str, Payload]) -> str | None:

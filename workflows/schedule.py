@@ -15,6 +15,7 @@ from temporalio.client import (
     ScheduleUpdate,
     ScheduleUpdateInput,
 )
+from temporalio.common import Priority
 
 from domain.names import RECONCILE, RECONCILE_SCHEDULE
 from domain.reconcile import SweepOrder
@@ -39,6 +40,7 @@ async def keep(client: Client, *, every: timedelta, queue: str) -> None:
             task_queue=queue,
             execution_timeout=LONGEST,
             static_summary="the safety net: rows, workflows and ledger are compared",
+            priority=Priority(priority_key=1),  # it must not wait behind a flood: it may be what ends it
         ),
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=every)]),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=CATCH_UP),

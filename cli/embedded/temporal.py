@@ -18,6 +18,8 @@ PORTS_TRIED = 100
 SEARCH_ATTRIBUTES = ("TaskStatus", "TaskStep", "ProjectId", "TaskRunId")
 DYNAMIC_CONFIG = (
     "matching.enableFairness=true",  # priority works by default, fairness on a self-hosted server not
+    # Both order what is in one partition of a queue: with one, the queue. All are read still, for what is in them.
+    "matching.numTaskqueueWritePartitions=1",
     # The dev server reads the attributes' definitions from its database at each use: 17 more reads a task of ours.
     "system.forceSearchAttributesCacheRefreshOnRead=false",
 )

@@ -1,7 +1,8 @@
 """A control worker that dies of `kill -9` right after the n-th commit of one of the mirror's calls.
 
-Arguments: the Temporal server's address, the database's URL, the queue, the call, n. A program, not a test: SIGKILL
-leaves no room for a fixture. With n = 0 it lives until it is told to stop.
+Arguments: the Temporal server's address, the database's URL, the queue, the call, n, and how many workflows it caches
+(none unless given). A program, not a test: SIGKILL leaves no room for a fixture. With n = 0 it lives until it is told
+to stop.
 """
 
 import asyncio
@@ -47,13 +48,14 @@ class _Last(ActivityInboundInterceptor):
         return result
 
 
-async def main(address: str, url: str, queue: str, call: str, times: str) -> None:
+async def main(address: str, url: str, queue: str, call: str, *numbers: str) -> None:
     """Run until killed."""
+    times, cached, *_ = (*map(int, numbers), 0)
     client = await Client.connect(address, data_converter=pydantic_data_converter)
     database = Database(url)
     dispatcher = Dispatcher(name="mortal", database=database, gateway=Gateway(client, queue=queue), policy=Policy())
-    interceptors = [FailureInterceptor(), Mortal(call, int(times))]
-    options: dict[str, Any] = {"task_queue": queue, "interceptors": interceptors, "max_cached_workflows": 0}
+    interceptors = [FailureInterceptor(), Mortal(call, times)]
+    options: dict[str, Any] = {"task_queue": queue, "interceptors": interceptors, "max_cached_workflows": cached}
     async with control_worker(client, database, dispatcher, **options):
         await asyncio.Event().wait()
 

@@ -46,6 +46,7 @@ from domain.names import (
     DEFAULT_PROJECT,
     RECONCILE,
     NodeId,
+    ProjectId,
     SignalName,
     TaskId,
     WorkspaceId,
@@ -188,7 +189,7 @@ class Stage:
         )
         return report
 
-    async def create(self, **body: Any) -> TaskId:
+    async def create(self, *, project: ProjectId = DEFAULT_PROJECT, **body: Any) -> TaskId:
         """Write a task's row and first events, as the API does; nothing is started."""
         body = {"command": ["true"], "retry": {"max_attempts": 1}} | body
         spec = TaskSpec.model_validate(body)
@@ -196,7 +197,7 @@ class Stage:
         async with self.database.begin("test") as connection:
             row = {
                 "id": task,
-                "project": DEFAULT_PROJECT,
+                "project": project,
                 "name": spec.title,
                 "status": TaskStatus.READY,
                 "max_attempts": spec.retry.max_attempts,
@@ -215,10 +216,15 @@ class Stage:
         return task
 
     async def start(
-        self, *, told: Iterable[CallbackSignal] = (), policy: Policy | None = None, **body: Any
+        self,
+        *,
+        told: Iterable[CallbackSignal] = (),
+        policy: Policy | None = None,
+        project: ProjectId = DEFAULT_PROJECT,
+        **body: Any,
     ) -> "Running":
         """Create a task, put into its inbox what its workspace has `told` already, and start its first attempt."""
-        running = Running(self, await self.create(**body))
+        running = Running(self, await self.create(project=project, **body))
         for callback in told:
             await running.tell(callback)
         await self.begin(running, policy=policy, **body)
@@ -231,7 +237,7 @@ class Stage:
         argument = RunnerInput(
             task_id=task.task,
             attempt=1,
-            project=DEFAULT_PROJECT,
+            project=ProjectId(row["project"]),
             name=spec.title,
             spec=spec,
             policy=policy or self.policy,

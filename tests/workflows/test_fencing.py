@@ -194,9 +194,11 @@ async def test_a_flush_that_commits_while_a_cancel_arrives(bare_stage: Stage, ca
 
 
 @asynccontextmanager
-async def mortal(stage: Stage, address: str, call: str, times: int) -> AsyncIterator[asyncio.subprocess.Process]:
+async def mortal(
+    stage: Stage, address: str, call: str, times: int, *, cached: int = 0
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a control worker, in a process of its own, that dies right after a commit."""
-    arguments = (address, stage.url, stage.queue, call, str(times))
+    arguments = (address, stage.url, stage.queue, call, str(times), str(cached))
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", MORTAL, *arguments, cwd=ROOT, stderr=asyncio.subprocess.DEVNULL
     )

@@ -43,7 +43,7 @@ POLICY: Final = Policy.model_validate({"limits": {"history_events": 60}})
 SOON, NEVER = timedelta(0), timedelta(days=1)
 READY: Final = {"status": "running", "details": {"n": 1}}
 ENGINE, DATABASE, THERE = "engine", "database", "both there"
-SCHEMA: Final = {"command": ["true"], "provider": "external"}
+SCHEMA: Final[dict[str, Any]] = {"command": ["true"], "provider": "external"}
 
 
 @dataclass
