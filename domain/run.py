@@ -4,6 +4,8 @@ A run may have 10,000 members and its plan is carried through histories: names s
 A field that is added later has a default: histories written before it must still replay.
 """
 
+from typing import Any
+
 from pydantic import BaseModel, Field
 
 from domain.errors import TaskError
@@ -87,6 +89,8 @@ class RunState(BaseModel):
     cancel_told: bool = False
     failing_told: bool = False
     error: TaskError | None = None
+    # Of supersteps: which member failed first, and where the run was at that moment.
+    failure: dict[str, Any] | None = None
 
     pause: str | None = None
     pause_reason: str | None = None

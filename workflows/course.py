@@ -101,6 +101,8 @@ class Course(RunJournal):
             self._emit_end(name, end.outcome, reason=end.reason, error=error)
             if self._supersteps and end.outcome is MemberStatus.SKIPPED:
                 self.state.skipped.append(name)
+            if self._supersteps and end.outcome is MemberStatus.FAILED:
+                self.state.failure = self.state.failure or self._where(name)
             self._stop(f"after:{name}", wanted=self._breaks_after(name))
 
     def _emit_end(
@@ -316,9 +318,7 @@ class Course(RunJournal):
 
     def _fail(self, error: TaskError) -> None:
         """End the run because it cannot go on as a whole."""
-        frontier = [self.names[member] for member in self.state.frontier]
-        context = error.context | {"frontier": frontier, "state_versions": self.state.state_versions}
-        self.state.error = error.model_copy(update={"context": context})
+        self.state.error = error.model_copy(update={"context": self._where(None) | error.context})
         self._finished(self.progress.give_up())
 
     # --- waits and ends -----------------------------------------------------------------------------------------
@@ -375,18 +375,21 @@ class Course(RunJournal):
         ended = MemberStatus(outcome)
         names = [self.names[m] for m, status in enumerate(self.progress.status) if status is ended]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        context: dict[str, Any] = {"member": names[0] if names else None}
-        if self._supersteps:
-            frontier = [self.names[member] for member in self.state.frontier]
-            context |= {"frontier": frontier, "state_versions": self.state.state_versions}
         failed = outcome is RunStatus.FAILED
         return TaskError(
             code="member_failed" if failed else "cancelled",
             category=Category.AGENT if failed else Category.CANCELLED,
             message=f"{len(names)} of {len(self.names)} members {outcome}: {_listed(names)}{more}.",
             guidance=GUIDANCE,
-            context=context,
+            context=(self.state.failure if failed else None) or self._where(names[0] if names else None),
         )
+
+    def _where(self, member: str | None) -> dict[str, Any]:
+        """Return the context of an error: who it is about, and of supersteps the frontier and the state by now."""
+        if not self._supersteps:
+            return {"member": member}
+        frontier = [self.names[place] for place in self.state.frontier]
+        return {"member": member, "frontier": frontier, "state_versions": self.state.state_versions}
 
 
 def _listed(names: Sequence[str]) -> str:

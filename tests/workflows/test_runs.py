@@ -150,6 +150,17 @@ async def test_a_result_may_extend_the_graph(stage: RunStage) -> None:
     assert await run.members() == {"plan": "completed", "old": "completed", "new": "completed"}
 
 
+async def test_the_error_of_a_run_says_where_it_was_when_its_first_member_failed(stage: RunStage) -> None:
+    """The member, its frontier and the state's versions at that moment, whatever came afterwards."""
+    stage.results = {"a": {"state": {"n": 1}}, "c": {"state": {"n": 2}}}
+    stage.exits = {"b": 1}
+    run = await stage.create({"a": {}, "b": {}, "c": {}}, "a>b b>c:finished", mode="superstep", state={"n": 0})
+    row = await run.end()
+    assert (row["status"], row["state_versions"]) == ("failed", {"n": 3})
+    assert row["error"]["context"] == {"member": "b", "frontier": ["b"], "state_versions": {"n": 2}}
+    assert await run.members() == {"a": "completed", "b": "failed", "c": "completed"}
+
+
 async def test_a_bad_command_fails_the_run_with_its_context(stage: RunStage) -> None:
     """Failed; the error names the member, the frontier and what is wrong."""
     edge = {"from": "next", "to": "plan"}
