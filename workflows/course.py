@@ -325,6 +325,8 @@ class Course(RunJournal):
 
     async def wait(self) -> None:
         """Write what is unwritten, then wait until there is something to be done."""
+        if self.over:
+            return  # what is unwritten is written with the end
         if self.pending:
             self._heed(await self.flush())
             return
