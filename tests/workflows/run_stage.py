@@ -127,10 +127,10 @@ class RunningRun:
         async with self.on.stage.database.read() as connection:
             return [dict(row) for row in (await connection.execute(query, {"run": self.run})).mappings()]
 
-    async def until(self, condition: str, **parameters: Any) -> None:
+    async def until(self, condition: str, *, within: float = PATIENCE, **parameters: Any) -> None:
         """Wait until a condition on its row `r` holds."""
         query = text(f"SELECT EXISTS (SELECT FROM runs r WHERE id = :run AND ({condition}))")  # noqa: S608
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(within):
             while True:
                 async with self.on.stage.database.read() as connection:
                     if (await connection.execute(query, {"run": self.run, **parameters})).scalar_one():
