@@ -105,7 +105,8 @@ def fold(log: Iterable[NewEvent]) -> FoldedRun:
     for event in log:
         delta = changes(event)
         status = delta.get("status", row.status)
-        if status is not row.status and status not in RUN_TRANSITIONS[row.status]:
+        moves = status is not row.status or is_retry(event)  # a queued run is not to be retried
+        if moves and status not in RUN_TRANSITIONS[row.status]:
             raise IllegalTransition("run", row.status, status)
         if is_retry(event):
             again = (MemberStatus.FAILED, MemberStatus.CANCELLED, MemberStatus.SKIPPED)
