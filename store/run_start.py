@@ -10,6 +10,7 @@ from domain.lifecycle import RUN_TERMINAL, MemberStatus, RunStatus, TaskStatus
 from domain.names import RunId
 from domain.progress import CONDITION, OF_TASK, PREFERRED, letters
 from domain.run import EdgePlan, Ending, FanPlan, Plan, RunInput, RunState, task_key
+from domain.run_spec import RunMode
 
 _RUN: Final = text("""
 SELECT r.*, (SELECT coalesce(max(n), 0) FROM run_commands c WHERE c.run_id = r.id) AS commands
@@ -20,6 +21,17 @@ SELECT name, status, fan_out ->> 'max_parallel' AS max_parallel, fan_out IS NOT 
 FROM members WHERE run_id = :run ORDER BY position
 """)
 _TASKS: Final = text("SELECT member, item, status, attempt FROM tasks WHERE run_id = :run ORDER BY member, item")
+# Of the superstep that is under way: what has begun since the report of the last one, and what that named as next.
+_SUPERSTEP: Final = text("""
+WITH last AS (
+  SELECT seq, data -> 'next_frontier' AS next FROM run_events
+  WHERE run_id = :run AND type = 'run.superstep' ORDER BY seq DESC LIMIT 1
+)
+SELECT (SELECT next FROM last) AS next, ARRAY(
+  SELECT DISTINCT data ->> 'member' FROM run_events
+  WHERE run_id = :run AND type IN ('run.member_ready', 'run.fanned_out') AND seq > coalesce((SELECT seq FROM last), 0)
+) AS begun
+""")
 _STATUS: Final = text("SELECT status FROM runs WHERE id = :run")
 # Above every flush of the workflow before this one: see workflows.versions.
 BASE_BITS: Final = 50
@@ -58,6 +70,8 @@ async def argument(connection: AsyncConnection, run: RunId, attempt: int, *, his
         commands_seen=row.commands,
     )
     await _tasks(connection, run, plan, places, state)
+    if row.mode == RunMode.SUPERSTEP:
+        state.frontier = await _frontier(connection, run, plan, state.members)
     return RunInput(
         run_id=run,
         project=row.project,
@@ -72,6 +86,24 @@ async def argument(connection: AsyncConnection, run: RunId, attempt: int, *, his
         history_events=history_events,
         traceparent=row.traceparent,
     )
+
+
+async def _frontier(connection: AsyncConnection, run: RunId, plan: Plan, statuses: str) -> list[int]:
+    """Return the frontier of a superstep that has begun: its barrier merges also what has ended unmerged.
+
+    Empty when nothing of it has begun: then it is found as ever.
+    """
+    step = (await connection.execute(_SUPERSTEP, {"run": run})).one()
+    waiting = letters([MemberStatus.WAITING])
+    below = {edge.target for edge in plan.edges if edge.when != PREFERRED}
+    due = {place for place in range(len(plan.names)) if place not in below} if step.next is None else set()
+    next_, begun = set(step.next or ()), set(step.begun)
+    frontier = [
+        place
+        for place, name in enumerate(plan.names)
+        if (name in next_ or place in due if statuses[place] == waiting else name in begun)
+    ]
+    return frontier if any(statuses[place] != waiting for place in frontier) else []
 
 
 def _when(edge: dict[str, Any]) -> str:

@@ -60,7 +60,7 @@ class Course(RunJournal):
             return
         self.state.began = True
         self.emit(EventType.RUN_STARTED)
-        if self._supersteps:
+        if self._supersteps and not self.state.frontier:
             self._next_frontier()
 
     @property

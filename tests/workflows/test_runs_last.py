@@ -110,6 +110,26 @@ async def test_a_run_that_the_engine_forgot_goes_on_from_its_rows(stage: RunStag
     assert sorted(stage.begun) == ["a", "b", "c", "d"]
 
 
+async def test_a_superstep_that_the_engine_forgot_is_ended_as_one(stage: RunStage) -> None:
+    """Completed: what had ended before, what was open and what had no room yet are one frontier, and all are merged."""
+    stage.held = {"b": asyncio.Event()}
+    stage.results = {name: {"state": {"seen": name}} for name in "abcde"}
+    run = await stage.create(
+        {name: {} for name in "abcde"}, "a>d b>e c>e", mode="superstep", max_parallel=1, reducers={"seen": "append"}
+    )
+    await run.until("EXISTS (SELECT FROM members m WHERE m.run_id = r.id AND name = 'b' AND status = 'in_progress')")
+    await stage.stage.forget(run_workflow_id(run.run))
+    stage.held["b"].set()
+    await run.until("EXISTS (SELECT FROM tasks t WHERE t.run_id = r.id AND member = 'b' AND status = 'completed')")
+    await stage.stage.execute("UPDATE runs SET updated_at = updated_at - interval '5 min' WHERE id = :id", id=run.run)
+    await stage.stage.sweep()
+    row = await run.end()
+    assert (row["status"], row["state"]) == ("completed", {"seen": ["a", "b", "c", "d", "e"]})
+    steps = [event["data"]["ran"] for event in await run.events() if event["type"] == "run.superstep"]
+    assert steps == [["a", "b", "c"], ["d", "e"]]
+    assert sorted(stage.begun) == ["a", "b", "c", "d", "e"]
+
+
 async def test_a_pause_lets_nothing_new_begin(stage: RunStage) -> None:
     """While it is paused what is open ends and nothing begins; resumed, it completes."""
     stage.held = {"a": asyncio.Event()}
