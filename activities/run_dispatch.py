@@ -63,12 +63,9 @@ class RunDispatcher:
                 log.warning("run_intents.unreachable", error=str(error).splitlines()[0])
             except Exception:
                 log.exception("run_intents.round_failed")
-            if rest < LOOK_AGAIN:
-                # Whoever rests is looked at as soon as it has rested, poked or not.
-                await asyncio.sleep(rest)
-                continue
+            # Whoever rests is looked at as soon as it has rested, poked or not; who does not is told at once.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._poke.wait(), LOOK_AGAIN)
+                await asyncio.wait_for(self._poke.wait(), rest)
 
     async def close(self) -> None:
         """Finish what is in flight."""

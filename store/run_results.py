@@ -21,6 +21,11 @@ WHERE m.run_id = :run AND m.name = ANY(:names)
 ORDER BY m.name, t.item
 """)
 _EDGES: Final = text("SELECT edges FROM runs WHERE id = :run")
+_ASKED: Final = text("""
+SELECT (ord - 1)::int AS number, e AS edge
+FROM runs r, jsonb_array_elements(r.edges) WITH ORDINALITY AS _ (e, ord)
+WHERE r.id = :run AND ord - 1 = ANY(:edges)
+""")
 _FANS: Final = text("SELECT name, fan_out FROM members WHERE run_id = :run AND name = ANY(:names)")
 _ALL_EDGES: Final = TypeAdapter(list[RunEdge])
 
@@ -59,8 +64,8 @@ async def find_out(connection: AsyncConnection, questions: Questions) -> Finding
     """Say of edges whether their conditions hold, and of fan-outs how many items their upstream's result has."""
     findings = Findings()
     if questions.edges:
-        every = await edges(connection, questions.run_id)
-        asked = {number: every[number] for number in questions.edges}
+        rows = await connection.execute(_ASKED, {"run": questions.run_id, "edges": questions.edges})
+        asked = {row.number: RunEdge.model_validate(row.edge) for row in rows}
         known = await ends(connection, questions.run_id, (edge.from_ for edge in asked.values()))
         findings.edges = {number: _holds(edge, known[edge.from_].result) for number, edge in asked.items()}
     if questions.sizes:

@@ -13,7 +13,6 @@ from typing import Any, Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.graph import EdgeKind
 from domain.ids import member_task_id, new_id
 from domain.lifecycle import TERMINAL
 from domain.names import AttachmentId, ProjectId, RunId, TaskId
@@ -30,6 +29,13 @@ UPSTREAM: Final = "upstream.json"
 
 _RUN: Final = text("SELECT project, mode, priority, state, traceparent FROM runs WHERE id = :run")
 _MEMBERS: Final = text("SELECT name, task, fan_out, affinity FROM members WHERE run_id = :run AND name = ANY(:names)")
+# In the order of the edges; all of them, of a run with many, would be read for each start.
+_UPSTREAM: Final = text("""
+SELECT e ->> 'from' AS source, e ->> 'to' AS target
+FROM runs r, jsonb_array_elements(r.edges) WITH ORDINALITY AS _ (e, ord)
+WHERE r.id = :run AND e ->> 'to' = ANY(:names) AND coalesce(e ->> 'kind', 'blocking') = 'blocking'
+ORDER BY ord
+""")
 _THERE: Final = text("SELECT id, status, attempt FROM tasks WHERE id = ANY(:tasks)")
 _OPEN: Final = text("""
 SELECT id FROM tasks
@@ -149,9 +155,8 @@ async def _members(connection: AsyncConnection, run_id: RunId, starts: Sequence[
     run = (await connection.execute(_RUN, {"run": run_id})).one()
     rows = {row.name: row for row in await connection.execute(_MEMBERS, {"run": run_id, "names": names})}
     upstream: dict[str, list[str]] = {name: [] for name in names}
-    for edge in await run_results.edges(connection, run_id):
-        if edge.kind is EdgeKind.BLOCKING and edge.to in upstream:
-            upstream[edge.to].append(edge.from_)
+    for edge in await connection.execute(_UPSTREAM, {"run": run_id, "names": names}):
+        upstream[edge.target].append(edge.source)
     wanted = {above for some in upstream.values() for above in some}
     ends = await run_results.ends(connection, run_id, wanted)
     return _Members(run_id, run, rows, upstream, ends)

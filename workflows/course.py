@@ -27,7 +27,7 @@ from domain.run import (
 )
 from domain.run_events import EVENT_OF_RUN_OUTCOME
 from domain.run_spec import RunMode
-from workflows.policies import STARTS_AT_ONCE
+from workflows.policies import AT_ONCE, STARTS_AT_ONCE
 from workflows.ports import RunActivities
 from workflows.run_journal import RunJournal
 from workflows.versions import LAST_BASE
@@ -260,6 +260,9 @@ class Course(RunJournal):
         """Have tasks made, some in each transaction."""
         run = self.argument.run_id
         for first in range(0, len(parts), STARTS_AT_ONCE):
+            if first:
+                # Many transactions in one workflow task would be a long one.
+                await workflow.sleep(AT_ONCE, summary=f"{len(parts) - first} more to start")
             some = [Start(member=self.names[p.member], item=p.item) for p in parts[first : first + STARTS_AT_ONCE]]
             for start in some:
                 task, key = member_task_id(run, start.member, start.item), task_key(start.member, start.item)
