@@ -39,6 +39,15 @@ def test_no_link_leads_nowhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name)
+def test_every_drawn_graph_is_one_that_was_printed(page: Path) -> None:
+    """What Mermaid draws of a run stands in a console block of the page too, so it is what the tool prints."""
+    text = page.read_text(encoding="utf-8")
+    printed = "".join(re.findall(r"^```console\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    for graph in re.findall(r"^```mermaid\n(flowchart.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        assert graph in printed
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name)
 def test_every_test_that_is_named_exists(page: Path) -> None:
     """A promise names the test that holds it as `tests/file.py::test_name`."""
     for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text(encoding="utf-8")):

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
+from cli.documents import compose
 from cli.remote import Remote
 from tests.cli.stacks import CHECKOUT, StackProcess
 
@@ -88,7 +87,8 @@ def until(look: Callable[[], dict[str, Any]], fits: Callable[[dict[str, Any]], b
 def example(name: str, repository: str) -> dict[str, Any]:
     """Return an example's run.yaml with the path of a repository in it, as its README has it made."""
     text = (EXAMPLES / name / "run.yaml").read_text(encoding="utf-8")
-    body: dict[str, Any] = yaml.safe_load(text.replace(f"file://{PLACEHOLDER}", repository))
+    document = compose(text.replace(f"file://{PLACEHOLDER}", repository))
+    body: dict[str, Any] = document.value if document else {}
     return body
 
 
