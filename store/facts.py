@@ -14,6 +14,7 @@ from domain.facts import Facts, StartIntent
 from domain.lifecycle import Step, TaskStatus
 from domain.names import NodeId, ProjectId, TaskId
 from domain.policy import Budgets
+from domain.queue import Waiting, in_order
 from domain.spec import Retry, Timeouts
 
 COLUMNS: Final = """
@@ -35,28 +36,24 @@ LEFT JOIN LATERAL (
   WHERE t.cancel_requested_at IS NOT NULL AND task_id = t.id AND attempt = t.attempt AND kind = 'force' LIMIT 1
 ) f ON true
 """
-# The order of `grant_slots` among those who may take a slot of the same nodes: each grant makes its project hold one
-# more, so the k-th of a project comes as if its project held k - 1 more than now.
-_POSITION: Final = text("""
-SELECT place FROM (
-  SELECT task_id, row_number() OVER (ORDER BY priority, share, since, task_id) AS place
-  FROM (
-    SELECT w.task_id, w.priority, w.since, coalesce(held.slots, 0)
-      + row_number() OVER (PARTITION BY w.project ORDER BY w.priority, w.since, w.task_id) AS share
-    FROM waiters own
-    JOIN waiters w ON w.granted IS NULL AND (w.labels, w.pinned) IS NOT DISTINCT FROM (own.labels, own.pinned)
-      OR w.granted IS NULL AND EXISTS (
-        SELECT FROM nodes n
-        WHERE CASE WHEN own.pinned IS NULL THEN n.labels @> own.labels ELSE n.id = own.pinned END
-          AND CASE WHEN w.pinned IS NULL THEN n.labels @> w.labels ELSE n.id = w.pinned END)
-    JOIN tasks t ON t.id = w.task_id AND t.attempt = w.attempt AND t.status = 'queued' AND t.cancel_requested_at IS NULL
-    LEFT JOIN (
-      SELECT project, count(*) AS slots FROM ledger WHERE kind = 'slot' AND state <> 'released' GROUP BY project
-    ) held ON held.project = w.project
-    WHERE own.task_id = :task AND own.attempt = :attempt
-  ) shares
-) queue
-WHERE task_id = :task
+# Who may take a slot of the same nodes as this task, as `grant_slots` says it, and is not less urgent.
+_RIVALS: Final = text("""
+SELECT w.task_id, w.project, w.priority, w.since, coalesce(held.slots, 0) AS held, turn.taken_at AS turn
+FROM waiters own
+JOIN waiters w ON w.granted IS NULL AND w.priority <= own.priority AND (
+  (w.labels, w.pinned) IS NOT DISTINCT FROM (own.labels, own.pinned) OR EXISTS (
+    SELECT FROM nodes n
+    WHERE CASE WHEN own.pinned IS NULL THEN n.labels @> own.labels ELSE n.id = own.pinned END
+      AND CASE WHEN w.pinned IS NULL THEN n.labels @> w.labels ELSE n.id = w.pinned END))
+JOIN tasks t ON t.id = w.task_id AND t.attempt = w.attempt AND t.status = 'queued' AND t.cancel_requested_at IS NULL
+LEFT JOIN (
+  SELECT project, count(*) AS slots FROM ledger WHERE kind = 'slot' AND state <> 'released' GROUP BY project
+) held ON held.project = w.project
+LEFT JOIN (
+  SELECT p.project, (SELECT max(created_at) FROM ledger l WHERE l.kind = 'slot' AND l.project = p.project) AS taken_at
+  FROM (SELECT DISTINCT project FROM waiters WHERE granted IS NULL) p
+) turn ON turn.project = w.project
+WHERE own.task_id = :task AND own.attempt = :attempt
 """)
 # Earlier visits of `running` in this attempt, and the last output or progress since this one began.
 _COMMAND: Final = text("""
@@ -78,8 +75,9 @@ async def of_task(connection: AsyncConnection, project: ProjectId, task: str, *,
         return None
     found, named = read(dict(row), budgets=budgets), {"task": task, "attempt": row["attempt"]}
     if found.step is Step.WAITING_FOR_NODE_CAPACITY:
-        place = (await connection.execute(_POSITION, named)).scalar_one_or_none()
-        return replace(found, queue_position=place)
+        rows = (await connection.execute(_RIVALS, named)).mappings()
+        order = enumerate(in_order(Waiting(**row) for row in rows), start=1)
+        return replace(found, queue_position=next((place for place, waiting in order if waiting == task), None))
     if found.step is Step.RUNNING:
         command = (await connection.execute(_COMMAND, named)).one()
         return replace(found, ran=command.ran, active_at=command.active_at)

@@ -437,6 +437,7 @@ class Ledger(Base):
         Index("ledger_retained_ix", "retained_until", postgresql_where=text("state = 'retained'")),
         Index(None, "task_id", "attempt"),
         Index("ledger_open_ix", "node_id", "kind", postgresql_where=text("state <> 'released'")),
+        Index("ledger_turns_ix", "project", "created_at", postgresql_where=text("kind = 'slot'")),
     )
 
 

@@ -1,4 +1,5 @@
--- Give a node's free slots to those who wait, in fair order: priority, then the project that holds least, then age.
+-- Give a node's free slots to those who wait, in fair order: priority, then the project that holds least, among such the
+-- one that took its last slot longest ago, then age. Without turns whoever came first would have every odd slot.
 -- Who is pinned to a node, where its workspace was kept, can take a slot of no other, whatever the node's labels are now.
 -- The ledger row, the grant and the signal that tells of it are one transaction with the release that freed the slot.
 -- Who may take a slot is said in four places: here, in `reserve_workspace`, in `store/placement.py`, in `store/facts.py`.
@@ -20,9 +21,13 @@ BEGIN
     LEFT JOIN (
       SELECT project, count(*) AS slots FROM ledger WHERE kind = 'slot' AND state <> 'released' GROUP BY project
     ) held ON held.project = waiters.project
+    LEFT JOIN (
+      SELECT p.project, (SELECT max(created_at) FROM ledger l WHERE l.kind = 'slot' AND l.project = p.project) AS taken_at
+      FROM (SELECT DISTINCT project FROM waiters WHERE granted IS NULL) p
+    ) turn ON turn.project = waiters.project
     WHERE granted IS NULL AND t.status = 'queued' AND t.cancel_requested_at IS NULL
       AND CASE WHEN pinned IS NULL THEN n.labels @> waiters.labels ELSE n.id = pinned END
-    ORDER BY waiters.priority, coalesce(held.slots, 0), since, waiters.task_id
+    ORDER BY waiters.priority, coalesce(held.slots, 0), turn.taken_at NULLS FIRST, since, waiters.task_id
     LIMIT 1 FOR UPDATE OF waiters SKIP LOCKED;
     EXIT WHEN NOT FOUND;
     UPDATE waiters SET granted = n.id WHERE task_id = w.task_id AND attempt = w.attempt;

@@ -105,7 +105,24 @@ async def test_a_small_project_gets_its_share(database: Database, slots: tuple[i
     grants = await witness.grants(database, tasks)
     assert (len(grants), witness.by_age(grants)) == (TASKS, 0)
     assert 0 < witness.behind(grants, SMALL, share=1.5) <= 1
-    assert [grant.claim.project for grant in grants].index(SMALL) == 3  # the first slot that was released
+    order = [grant.claim.project for grant in grants]
+    assert order.index(SMALL) == 3  # the first slot that was released
+    assert TASKS - order[::-1].index(SMALL) <= 3 + 2 * 10 + 1
+
+
+async def test_projects_take_turns_at_one_slot(database: Database) -> None:
+    """Nobody holds less than nobody, so turns decide: 5 late tasks of one project have every third slot, not the last.
+
+    Of three projects the other two came before with 20 tasks each.
+    """
+    traffic = await Traffic.on(database, 1)
+    projects = [LARGE] * 20 + [ProjectId("other")] * 20 + [SMALL] * 5
+    tasks = [await traffic.create(project=project) for project in projects]
+    for task in tasks:
+        await traffic.come(task)
+    await work_off(traffic, dice(9))
+    order = [grant.claim.project for grant in await witness.grants(database, tasks)]
+    assert [number for number, project in enumerate(order) if project == SMALL] == [2, 5, 8, 11, 14]
 
 
 # --- newcomers ------------------------------------------------------------------------------------------------------
