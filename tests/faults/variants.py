@@ -88,8 +88,8 @@ SQL: Final[Mapping[str, Broken]] = {
     "lose a grant": Broken("release_attempt", "granted_count + grant_slots(freed)", "granted_count"),
     "end without cleanup": Broken(
         "conclude_task",
-        "jsonb_build_object('granted', release_attempt(p_task, p_attempt, settled))",
-        "jsonb_build_object('granted', 0)",
+        "'granted', release_attempt(p_task, p_attempt, settled),",
+        "'granted', 0,",
     ),
 }
 
