@@ -28,7 +28,9 @@ from api.routes import (
     nodes,
     probes,
     retries,
+    run_commands,
     run_graph,
+    run_steering,
     runs,
     sessions,
     steering,
@@ -57,7 +59,7 @@ ROUTERS = (
         module.router
         for module in (tasks, steering, conversations, retries, deletions, events, stream, attempts, explanations)
     ),
-    *(module.router for module in (runs, run_graph)),
+    *(module.router for module in (runs, run_graph, run_steering, run_commands)),
     *(module.of_run for module in (events, stream)),
     *(module.router for module in (logs, artifacts, attachments)),
     *(module.router for module in (workspaces, callbacks)),

@@ -73,6 +73,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "duplicate_edge": Kind(422, "An edge is there twice"),
     "cycle": Kind(422, "Members wait for each other"),
     "unreachable_member": Kind(422, "No outcome can lead to a member"),
+    "no_result": Kind(422, "A member has no result to fan out over"),
     "not_upstream": Kind(422, "A member is no direct upstream"),
     "not_waiting": Kind(422, "A member has begun or ended"),
     "not_superstep": Kind(422, "This is for runs of the mode superstep"),

@@ -122,7 +122,10 @@ class Retention(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    tasks: Span | None = Field(default=None, description="Whole tasks, with their events and all below.")
+    tasks: Span | None = Field(
+        default=None,
+        description="Whole tasks, with their events and all below; runs with their tasks, from the end of the run.",
+    )
     logs: Span | None = Field(default=None, description="The output of their attempts.")
     artifacts: Span | None = Field(default=None, description="The files that they left.")
     attachments: Span | None = Field(default=None, description="Uploads that no task names, counted from the upload.")

@@ -36,13 +36,16 @@ class Deletion(StrEnum):
 
     DELETED = "deleted"
     NOT_ENDED = "not_ended"
+    BELONGS_TO_RUN = "belongs_to_run"
 
 
 async def delete(connection: AsyncConnection, project: ProjectId, task: TaskId) -> Deletion | None:
-    """Delete a task of this project that has ended; None when there is no such task."""
+    """Delete a task of this project that has ended; None when there is no such task. One of a run goes with it."""
     row = await tasks.get(connection, project, task, for_update=True)
     if row is None:
         return None
+    if row["run_id"] is not None:
+        return Deletion.BELONGS_TO_RUN
     if not TaskStatus(row["status"]).terminal:
         return Deletion.NOT_ENDED
     await remove(connection, [task])

@@ -247,7 +247,16 @@ class RunMember(Base):
     error: Mapped[Any | None]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
-    __table_args__ = (one_of("status", MemberStatus), Index(None, "run_id", "position", unique=True))
+    __table_args__ = (
+        one_of("status", MemberStatus),
+        Index(None, "run_id", "position", unique=True),
+        Index(
+            "members_attachments_ix",
+            text("(task -> 'attachments')"),
+            postgresql_using="gin",
+            postgresql_where=text("task ? 'attachments'"),
+        ),
+    )
 
 
 class RunEvent(Base):

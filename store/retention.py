@@ -1,7 +1,7 @@
-"""What is kept for a time only: kept workspaces, whole tasks, output, artifacts, attachments. Each call is bounded.
+"""What is kept for a time only: kept workspaces, tasks, runs, output, artifacts, attachments. Each call is bounded.
 
-Only tasks that have ended lose anything. There is no retention of events by themselves: a retry goes on in the log of
-its task, and a log with a hole adds up to nothing.
+Only tasks that have ended lose anything, and a task of a run goes with its run. There is no retention of events by
+themselves: a retry goes on in the log of its task, and a log with a hole adds up to nothing.
 
 An id begins with the time at which it was made: what belongs to tasks that are old enough is found by their ids, and
 what was deleted before is not looked at again.
@@ -15,8 +15,9 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.ids import first_id
-from domain.names import TaskId
-from store import deletions
+from domain.names import RunId, TaskId
+from store import deletions, run_deletions
+from store.deletions import Deletion
 
 _ENDED: Final = "t.status IN ('completed', 'failed', 'cancelled') AND t.finished_at < :before"
 # The Cleanup of the attempt takes back what is over; one intent at a time is enough.
@@ -32,7 +33,16 @@ WHERE NOT EXISTS (
 _EXPIRE: Final = text(f"""
 INSERT INTO outbox (kind, task_id, attempt) SELECT 'cleanup', task_id, attempt FROM ({_WORKSPACES}) over
 """)  # noqa: S608 - of constants
-_TASKS: Final = f"SELECT t.id FROM tasks t WHERE {_ENDED} ORDER BY t.finished_at LIMIT :limit"  # noqa: S608 - constants
+_TASKS: Final = f"""
+SELECT t.id FROM tasks t WHERE {_ENDED} AND t.run_id IS NULL ORDER BY t.finished_at LIMIT :limit
+"""  # noqa: S608 - constants
+_RUNS: Final = """
+SELECT r.id FROM runs r
+WHERE r.status IN ('completed', 'failed', 'cancelled') AND r.finished_at < :before AND NOT EXISTS (
+  SELECT FROM tasks t WHERE t.run_id = r.id AND t.status NOT IN ('completed', 'failed', 'cancelled')
+)
+ORDER BY r.finished_at LIMIT :limit
+"""
 _WITH_LOGS: Final = f"""
 SELECT t.id FROM tasks t
 WHERE t.id IN (SELECT DISTINCT task_id FROM log_chunks WHERE task_id < :first) AND {_ENDED}
@@ -46,6 +56,7 @@ ORDER BY t.id LIMIT :limit
 _ATTACHMENTS: Final = """
 SELECT a.id FROM attachments a WHERE a.id < :first AND a.created_at < :before
   AND NOT EXISTS (SELECT FROM tasks t WHERE t.spec ? 'attachments' AND t.spec -> 'attachments' ? a.id)
+  AND NOT EXISTS (SELECT FROM members m WHERE m.task ? 'attachments' AND m.task -> 'attachments' ? a.id)
 ORDER BY a.id LIMIT :limit
 """
 _DUE: Final = {
@@ -53,12 +64,14 @@ _DUE: Final = {
     for kind, statement in {
         "workspaces": _WORKSPACES,
         "tasks": _TASKS,
+        "runs": _RUNS,
         "logs": _WITH_LOGS,
         "artifacts": _WITH_ARTIFACTS,
         "attachments": _ATTACHMENTS,
     }.items()
 }
 _OLD_TASKS: Final = text(f"{_TASKS} FOR UPDATE OF t SKIP LOCKED")
+_OLD_RUNS: Final = text(f"{_RUNS} FOR UPDATE OF r SKIP LOCKED")
 # A row that is locked is being retried: it keeps what it has.
 _OLD_LOGS: Final = text(f"""
 WITH old AS (
@@ -82,6 +95,7 @@ _REMOVE_ATTACHMENTS: Final = text("""
 DELETE FROM blobs USING attachments a
 WHERE a.id = ANY(:ids) AND blobs.id = a.blob_id
   AND NOT EXISTS (SELECT FROM tasks t WHERE t.spec ? 'attachments' AND t.spec -> 'attachments' ? a.id)
+  AND NOT EXISTS (SELECT FROM members m WHERE m.task ? 'attachments' AND m.task -> 'attachments' ? a.id)
 """)
 
 
@@ -91,12 +105,18 @@ async def expire_workspaces(connection: AsyncConnection, *, limit: int) -> int:
 
 
 async def delete_tasks(connection: AsyncConnection, *, before: datetime, limit: int) -> Sequence[TaskId]:
-    """Delete up to `limit` tasks that ended before this time; returns which."""
+    """Delete up to `limit` tasks that ended before this time and belong to no run; returns which."""
     rows = await connection.execute(_OLD_TASKS, _bounds(before, limit))
     found = [TaskId(task) for task in rows.scalars()]
     if found:
         await deletions.remove(connection, found)
     return found
+
+
+async def delete_runs(connection: AsyncConnection, *, before: datetime, limit: int) -> Sequence[RunId]:
+    """Delete up to `limit` runs that ended before this time, with their tasks; returns which."""
+    found = [RunId(run) for run in (await connection.execute(_OLD_RUNS, _bounds(before, limit))).scalars()]
+    return [run for run in found if await run_deletions.remove(connection, run) is Deletion.DELETED]
 
 
 async def delete_logs(connection: AsyncConnection, *, before: datetime, limit: int) -> int:

@@ -52,6 +52,7 @@ WHERE t.id = :task AND t.updated_at + CAST(:lease AS interval) > clock_timestamp
 class Refusal(StrEnum):
     """Why there is no next attempt."""
 
+    BELONGS_TO_RUN = "belongs_to_run"
     NOT_ENDED = "not_ended"
     ALREADY_COMPLETED = "already_completed"
     ATTEMPT_MISMATCH = "attempt_mismatch"
@@ -77,6 +78,7 @@ async def retry(
     *,
     from_attempt: int | None,
     resume: bool = False,
+    by_run: bool = False,
     agent_lease: timedelta,
     now: datetime,
     lease_to: str,
@@ -87,11 +89,12 @@ async def retry(
     `from_attempt` is the attempt that the caller saw fail: any other than the row's is refused, so that of two who
     saw the same failure one makes an attempt. With `resume` it begins at `agent_session` in the kept workspace.
     While an old workspace may still have an agent, for `agent_lease` after the end, nothing is started beside it.
+    A task of a run is tried again `by_run` only: the run decides what comes of it.
     """
     row = await tasks.get(connection, project, task, for_update=True)
     if row is None:
         return None
-    refused = _refusal(row, from_attempt)
+    refused = Refusal.BELONGS_TO_RUN if row["run_id"] and not by_run else _refusal(row, from_attempt)
     if refused is not None:
         return Retried(row=row, refused=refused)
     lasts = (await connection.execute(_AGENT_UNTIL, {"task": task, "lease": agent_lease})).scalar_one_or_none()

@@ -121,6 +121,7 @@ async def _again(
         project,
         TaskId(row.id),
         from_attempt=row.attempt,
+        by_run=True,
         agent_lease=sender.agent_lease,
         now=sender.now,
         lease_to=sender.name,

@@ -19,6 +19,8 @@ async def delete(ctx: Ctx, caller: Writer, task_id: str) -> Response:
         deletion = await deletions.delete(connection, caller.project, TaskId(task_id))
     if deletion is None:
         raise Problem("not_found")
+    if deletion is Deletion.BELONGS_TO_RUN:
+        raise Problem(deletion, "delete its run (DELETE /v1/runs/…), which takes it along")
     if deletion is Deletion.NOT_ENDED:
         raise Problem("not_ended", "cancel it first")
     return Response(status_code=204)

@@ -64,6 +64,9 @@ def _problem(refusal: Refusal, row: dict[str, Any], asked: RetryBody) -> Problem
     if refusal is Refusal.ATTEMPT_MISMATCH:
         detail = f"the task is at attempt {row['attempt']}, not at {asked.from_attempt}"
         return Problem(refusal, detail, attempt=row["attempt"], from_attempt=asked.from_attempt)
+    if refusal is Refusal.BELONGS_TO_RUN:
+        run = row["run_id"]
+        return Problem(refusal, f"retry its run: POST /v1/runs/{run}/retry", run_id=run)
     if refusal is Refusal.NOTHING_TO_RESUME:
         return Problem(refusal, f"attempt {row['attempt']} has kept no workspace in which its agent had begun")
     return Problem(refusal, f"the task is {row['status']}", task_status=row["status"])

@@ -4,11 +4,13 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import text
 
 from activities.retention import due, prune
 from domain.policy import Retention
 from store.engine import Database
 from tests.store.rows import create_node
+from tests.store.runs import Orchestrator, create_run
 from tests.store.test_kept import cleanups, kept
 from tests.store.test_retention import attachment, left_of, old
 
@@ -41,6 +43,19 @@ async def test_each_kind_has_an_age_of_its_own(database: Database) -> None:
     assert (await left_of(database, *task)).keys() == {"tasks", "events", "callbacks"}
     assert await prune(database, Retention(tasks=AGE)) == {"tasks": 1}
     assert await left_of(database, *task) == {}
+
+
+async def test_a_run_goes_with_its_tasks(database: Database) -> None:
+    """By the age of whole tasks, one transaction each; counted as runs, in a dry run too."""
+    for _ in range(2):
+        run = await create_run(database)
+        await Orchestrator(database, run).fail()
+    async with database.begin("test") as connection:
+        for table in ("runs", "tasks"):
+            await connection.execute(text(f"UPDATE {table} SET finished_at = finished_at - interval '10 days'"))  # noqa: S608
+    assert await due(database, Retention(tasks=AGE)) == {"runs": 2}
+    assert await prune(database, Retention(tasks=AGE)) == {"runs": 2}
+    assert await prune(database, Retention(tasks=AGE)) == {}
 
 
 async def test_the_time_of_kept_workspaces_ends(database: Database) -> None:

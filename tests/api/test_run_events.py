@@ -2,15 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 
 import pytest
 
 from api.routes import stream
-from domain.events import EventSource, EventType, NewEvent
 from domain.lifecycle import RunStatus
 from domain.names import RunId
-from store import run_log, runs
+from store import runs
 from tests.api.harness import Api
 from tests.api.sse import Reading, eventually, listening, read
 from tests.store.runs import Orchestrator
@@ -44,20 +42,6 @@ class Watcher:
 def watch(api: Api, served: str) -> Watcher:
     """Give a reader of streams."""
     return Watcher(api, served)
-
-
-async def again(api: Api, run: RunId) -> None:
-    """Have a run tried again, as far as its log goes."""
-    event = NewEvent(
-        key="api:retry:2",
-        type=EventType.RUN_COMMANDED,
-        ts=datetime.now(UTC),
-        attempt=2,
-        source=EventSource.API,
-        data={"source": "api", "retry": True},
-    )
-    async with api.database.begin("test") as connection:
-        await run_log.append(connection, run, [event])
 
 
 async def test_the_events_of_run_and_tasks_are_one_feed(api: Api) -> None:
@@ -147,9 +131,8 @@ async def test_a_retry_opens_the_stream_again(api: Api, watch: Watcher) -> None:
     orchestrator = Orchestrator(api.database, run)
     await orchestrator.fail()
     last = len((await watch.read(run)).frames)
-    await again(api, run)
+    following = await orchestrator.again()
     reader = asyncio.create_task(watch.read(run, after=last))
-    following = Orchestrator(api.database, run, attempt=2)
     await following.begin()
     await following.finish(RunStatus.FAILED)
     assert [frame.type for frame in (await reader).frames] == ["run.commanded", "run.started", "run.failed"]

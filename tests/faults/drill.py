@@ -16,9 +16,10 @@ from tests.faults.caller import Caller
 from tests.faults.load import take_over
 from tests.faults.points import Action, points
 from tests.faults.quiet import settled
-from tests.faults.scenes import Scene, play, scene_of
+from tests.faults.scenes import play, scene_of
 from tests.faults.snapshot import Snapshot
 from tests.faults.stack import FaultStack
+from tests.faults.sweeps import Scene
 
 AT_ONCE: Final = 6
 AGAIN: Final = 1.5  # seconds; a step has three tries within a few

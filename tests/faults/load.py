@@ -11,8 +11,8 @@ from domain.lifecycle import TERMINAL
 from tests.faults import scenes
 from tests.faults.caller import PATIENCE, Caller, RefusedError, noting
 from tests.faults.quiet import look
-from tests.faults.scenes import Scene
 from tests.faults.stack import FaultStack
+from tests.faults.sweeps import Scene
 
 FORGED: Final = "k1.{}.{}"
 Item = Callable[[FaultStack, Caller, Random], Awaitable[None]]

@@ -3,41 +3,35 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import httpx2
 from sqlalchemy import text
-from temporalio.client import WorkflowFailureError
 
 from domain.events import EventSource, EventType, NewEvent
 from domain.ids import new_id
-from domain.lifecycle import TERMINAL
 from domain.messages import Flush
-from domain.names import CONTROL_QUEUE, DEFAULT_PROJECT, RECONCILE, NodeId, TaskId, workflow_id
+from domain.names import DEFAULT_PROJECT, NodeId, TaskId, workflow_id
 from domain.policy import Supervision
-from domain.reconcile import Report, SweepOrder
 from domain.spec import TaskSpec
 from store import mirror, tasks
 from tests.cli.stacks import StackProcess
+from tests.faults import run_scenes
 from tests.faults.caller import Caller, noting
 from tests.faults.invariants.logs import ITEM
 from tests.faults.snapshot import Created
 from tests.faults.stack import LABELS, FaultStack, until
+from tests.faults.sweeps import Ends, Scene, swept
 
 # Larger than one chunk of a blob, so that it is appended in two.
 FILE: Final = b"x" * 1_100_000
-SWEEPS: Final = 10
 STARTS: Final = 4
 AWAY: Final = 6.0  # seconds: the API's own try, the dispatcher's, and the delay between them
 UNREAD: Final = 60  # seconds; whoever dies over it leaves it leased for fifteen
 FORCED_AFTER: Final = Supervision().cancel.total_seconds()
 TOO_LARGE: Final = b"x" * 2_100_000
-
-# A scene gives the tasks that it made, each with the statuses in which it may end.
-Ends = Mapping[str, tuple[str, ...]]
-Scene = Callable[[FaultStack, Caller], Awaitable[Ends]]
 
 
 async def local(stack: FaultStack, caller: Caller) -> Ends:
@@ -316,26 +310,6 @@ async def unannounced(stack: FaultStack, caller: Caller) -> Ends:
 # --- what the safety net finds --------------------------------------------------------------------------------------
 
 
-async def swept(stack: FaultStack, caller: Caller, ends: Ends) -> Ends:
-    """Sweep by hand until one sweep was whole and these tasks have ended; one that fails is followed by the next."""
-    for _ in range(SWEEPS):
-        try:
-            await stack.client.execute_workflow(
-                RECONCILE,
-                SweepOrder(),
-                id=f"sweep-{secrets.token_hex(8)}",
-                task_queue=CONTROL_QUEUE,
-                result_type=Report,
-                execution_timeout=timedelta(minutes=1),
-            )
-        except WorkflowFailureError:
-            continue
-        if all([(await caller.show(task))["status"] in TERMINAL for task in ends]):
-            break
-        await asyncio.sleep(1)
-    return ends
-
-
 async def terminated(stack: FaultStack, caller: Caller) -> Ends:
     """Somebody terminates a workflow in Temporal's UI while its command runs."""
     task = await caller.create(**noting(stack.effects, "sleep 60"))
@@ -480,6 +454,7 @@ SCENE_OF: Final[Mapping[str, Scene]] = {
     "tasks.retry": retried,
     "tasks.set_breakpoints": steered,
     "tasks.start": started_later,
+    **run_scenes.SCENE_OF,
     "webhooks.": announced,
     "webhooks.disable": unannounced,
 }

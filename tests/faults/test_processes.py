@@ -12,9 +12,10 @@ from tests.faults.checker import check
 from tests.faults.collect import effects_in
 from tests.faults.points import Action
 from tests.faults.quiet import settled
-from tests.faults.scenes import Scene, external, local, play
+from tests.faults.scenes import external, local, play
 from tests.faults.snapshot import Recovery
 from tests.faults.stack import FaultStack, running
+from tests.faults.sweeps import Scene
 
 pytestmark = pytest.mark.campaign
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Final
 
-from domain.lifecycle import TaskStatus
+from domain.lifecycle import RunStatus, TaskStatus
 from domain.names import DEFAULT_PROJECT, RunId, Scope, TaskId
 from store import holds
 from tests.api.harness import Api
@@ -124,7 +124,34 @@ async def delivery(api: Api) -> dict[str, str]:
     return ids | {"delivery_id": found[0]["id"]}
 
 
-async def ended_run(api: Api) -> dict[str, str]:
+async def run(api: Api) -> dict[str, str]:
+    """Make a run."""
+    return {"run_id": (await api.create_run())["id"]}
+
+
+async def paused_run(api: Api) -> dict[str, str]:
+    """Make a run that is held, by a token that the table knows."""
+    made = RunId((await api.create_run())["id"])
+    await api.runs.close()
+    orchestrator = Orchestrator(api.database, made)
+    await orchestrator.begin()
+    await orchestrator.hold("of-the-table")
+    return {"run_id": made}
+
+
+async def completed_run(api: Api) -> dict[str, str]:
+    """Make a run that completed."""
+    run = RunId((await api.create_run())["id"])
+    await api.runs.close()
+    orchestrator = Orchestrator(api.database, run)
+    await orchestrator.begin()
+    for member in "abcd":
+        await orchestrator.run_through(member)
+    await orchestrator.finish(RunStatus.COMPLETED)
+    return {"run_id": run}
+
+
+async def failed_run(api: Api) -> dict[str, str]:
     """Make a run that failed."""
     run = RunId((await api.create_run())["id"])
     await api.runs.close()
@@ -178,6 +205,24 @@ TABLE: Final[Mapping[str, Rule]] = {
     "POST /v1/runs": Rule(scopes=WRITE, repeat=Repeat(body=RUN)),
     "GET /v1/runs": Rule(scopes=READ),
     "GET /v1/runs/{run_id}": Rule(scopes=READ, hides="run_id"),
+    "DELETE /v1/runs/{run_id}": Rule(scopes=WRITE, hides="run_id", spends=failed_run),
+    "POST /v1/runs/{run_id}/cancel": Rule(scopes=WRITE, hides="run_id", repeat=Repeat(path=run)),
+    "POST /v1/runs/{run_id}/pause": Rule(scopes=WRITE, hides="run_id", repeat=Repeat(path=run)),
+    "POST /v1/runs/{run_id}/resume": Rule(
+        scopes=WRITE,
+        hides="run_id",
+        spends=paused_run,
+        body={"token": "of-the-table"},
+        repeat=Repeat(path=paused_run, body=b'{"token": "of-the-table"}'),
+    ),
+    "PUT /v1/runs/{run_id}/breakpoints": Rule(scopes=WRITE, hides="run_id", body={}),
+    "POST /v1/runs/{run_id}/commands": Rule(
+        scopes=WRITE,
+        hides="run_id",
+        body={"skip": ["b"]},
+        repeat=Repeat(path=paused_run, body=b'{"skip": ["b"]}'),
+    ),
+    "POST /v1/runs/{run_id}/retry": Rule(scopes=WRITE, hides="run_id", repeat=Repeat(path=failed_run)),
     "GET /v1/runs/{run_id}/graph": Rule(scopes=READ, hides="run_id"),
     "GET /v1/runs/{run_id}/events": Rule(scopes=READ, hides="run_id"),
     "GET /v1/runs/{run_id}/stream": Rule(scopes=READ, hides="run_id"),

@@ -15,7 +15,7 @@ from codec import Codec, decode_json
 from domain.ids import new_id
 from domain.names import Scope
 from tests.api.harness import EVERY_SCOPE, Api, serve
-from tests.security.table import TABLE, Door, Rule, delivery, ended_run
+from tests.security.table import TABLE, Door, Rule, completed_run, delivery
 from workflows.gateway import Gateway
 
 
@@ -75,7 +75,7 @@ async def scene(database_url: str, nowhere: Gateway) -> AsyncIterator[Scene]:
         assert (await api.client.delete(f"/v1/keys/{made['id']}", headers=admin)).status_code == 204
         assert (await api.client.post("/v1/nodes", json={"id": "scene", "slots": 0})).is_success
         ids = {"task_id": attempt.task, "workspace_id": attempt.workspace, "name": "left", "key_id": made["id"]}
-        ids |= await delivery(api) | await ended_run(api)
+        ids |= await delivery(api) | await completed_run(api)
         yield Scene(
             api=api,
             ids=ids | {"attachment_id": attachment, "node_id": "scene"},

@@ -15,7 +15,7 @@ from domain.plan import planned
 from domain.run import RunAnswer, RunFlush, Start
 from domain.run_events import EVENT_OF_RUN_OUTCOME, FoldedRun, fold
 from domain.run_spec import RunSpec
-from store import mirror, run_log, run_tasks, runs
+from store import mirror, run_commands, run_log, run_steering, run_tasks, runs
 from store.engine import Database
 from store.run_tasks import Sender
 
@@ -127,9 +127,27 @@ class Orchestrator:
         await self.end(member, MemberStatus(status))
         return task
 
+    async def hold(self, token: str) -> None:
+        """Hold, because somebody asked for it by this token."""
+        async with self.database.begin("test") as connection:
+            project = (
+                await connection.execute(text("SELECT project FROM runs WHERE id = :run"), {"run": self.run})
+            ).scalar_one()
+            await run_steering.pause(connection, project, self.run, reason=None, token=token)
+        await self.flush(self.event(EventType.RUN_PAUSED, token=token))
+
     async def finish(self, outcome: RunStatus) -> None:
         """End the run."""
         await self.flush(self.event(EVENT_OF_RUN_OUTCOME[outcome], error=None))
+
+    async def again(self) -> "Orchestrator":
+        """Have the run tried again by hand, and give the orchestrator of its next attempt."""
+        async with self.database.begin("test") as connection:
+            row = await connection.execute(text("SELECT project FROM runs WHERE id = :run"), {"run": self.run})
+            await run_commands.retry(
+                connection, row.scalar_one(), self.run, from_attempt=self.attempt, now=datetime.now(UTC)
+            )
+        return Orchestrator(self.database, self.run, attempt=self.attempt + 1)
 
     async def fail(self) -> TaskId:
         """Let the first of DIAMOND fail, and all that needs it be skipped; returns the task."""

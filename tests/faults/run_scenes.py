@@ -1,0 +1,195 @@
+"""What people do with runs, one scene each. A scene follows its run to the end; its tasks are checked as all are."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy import text
+
+from domain.lifecycle import RUN_TERMINAL
+from domain.names import RunId, run_workflow_id
+from tests.faults.caller import Caller, noting
+from tests.faults.stack import FaultStack
+from tests.faults.sweeps import Ends, Scene, swept
+
+WITHIN: Final = 90.0
+LOOK: Final = 0.15
+AWAY: Final = 4.0  # seconds: the API's own try, and the one after it
+LATE: Final = "10 minutes"
+
+
+async def reaches(caller: Caller, run: str, *, within: float = WITHIN, **wanted: Any) -> dict[str, Any]:
+    """Return a run once it has these values; fails when it ends without them, or not in time."""
+    deadline = time.monotonic() + within
+    while True:
+        row = dict((await caller.send("GET", f"/v1/runs/{run}")).json())
+        if all(row[name] == value for name, value in wanted.items()):
+            return row
+        assert row["status"] not in RUN_TERMINAL, f"{run} is {row['status']} ({row['error']}) and never had {wanted}"
+        assert time.monotonic() < deadline, f"{run} is {row['status']}, {row['counts']}, not {wanted}"
+        await asyncio.sleep(LOOK)
+
+
+async def create(stack: FaultStack, caller: Caller, *, first: str = "true", **more: Any) -> str:
+    """Create a run of three members, the second one of two children; returns its id."""
+    members: list[dict[str, Any]] = [
+        {"name": "a", "task": noting(stack.effects, first)},
+        {"name": "b", "task": noting(stack.effects, "true"), "fan_out": {"count": 2}},
+        {"name": "c", "task": noting(stack.effects, "true")},
+    ]
+    edges = [{"from": "a", "to": "b"}, {"from": "b", "to": "c"}]
+    made = await caller.post("/v1/runs", {"members": members, "edges": edges, **more})
+    return str(made["id"])
+
+
+async def completes(stack: FaultStack, caller: Caller) -> Ends:
+    """A run of three members."""
+    await reaches(caller, await create(stack, caller), status="completed")
+    return {}
+
+
+async def deferred(stack: FaultStack, caller: Caller) -> Ends:
+    """A run that is created while Temporal is away: it starts afterwards."""
+    away = (stack.to_temporal, stack.api_to_temporal)
+    for proxy in away:
+        proxy.refuse()
+    try:
+        run = await create(stack, caller)
+        await asyncio.sleep(AWAY)
+    finally:
+        for proxy in away:
+            proxy.heal()
+    await reaches(caller, run, status="completed")
+    return {}
+
+
+async def steered(stack: FaultStack, caller: Caller) -> Ends:
+    """A run of supersteps holds before its first one, is extended, let go, held after a member, and let go again."""
+    run = await create(stack, caller, mode="superstep", breakpoints={"before": ["a"]})
+    path = f"/v1/runs/{run}"
+    held = await reaches(caller, run, paused=True)
+    await caller.send("PUT", f"{path}/breakpoints", json={"after": ["a"]})
+    member = {"name": "d", "task": noting(stack.effects, "true")}
+    await caller.post(f"{path}/commands", {"append": {"members": [member], "edges": [{"from": "c", "to": "d"}]}})
+    await caller.post(f"{path}/resume", {"token": held["pause_token"]})
+    await caller.post(f"{path}/pause", {"reason": "a look"})
+    held = await reaches(caller, run, paused=True)
+    while held["paused"]:  # by the pause, by the breakpoint, or by one after the other
+        await caller.post(f"{path}/resume", {"token": held["pause_token"]})
+        held = await _moved(caller, run, held["pause_token"])
+    row = await reaches(caller, run, status="completed")
+    assert row["counts"]["completed"] == 4
+    return {}
+
+
+async def _moved(caller: Caller, run: str, token: str) -> dict[str, Any]:
+    """Return the run once it holds by another token, or has ended."""
+    deadline = time.monotonic() + WITHIN
+    while True:
+        row = dict((await caller.send("GET", f"/v1/runs/{run}")).json())
+        if row["status"] in RUN_TERMINAL or (row["paused"] and row["pause_token"] != token):
+            return row
+        assert time.monotonic() < deadline, f"{run} is {row['status']}, {row['counts']}"
+        await asyncio.sleep(LOOK)
+
+
+async def cancelled(stack: FaultStack, caller: Caller) -> Ends:
+    """A run whose first member runs is cancelled."""
+    run = await create(stack, caller, first="sleep 60")
+    await _runs(caller, run)
+    await caller.post(f"/v1/runs/{run}/cancel")
+    await reaches(caller, run, status="cancelled")
+    return {}
+
+
+async def _runs(caller: Caller, run: str) -> str:
+    """Return the task of the run's first member once its command runs."""
+    await reaches(caller, run, status="in_progress")
+    deadline = time.monotonic() + WITHIN
+    while True:
+        items = (await caller.send("GET", "/v1/tasks", params={"run_id": run, "step": "running"})).json()["items"]
+        if items:
+            return str(items[0]["id"])
+        assert time.monotonic() < deadline, f"nothing of {run} runs"
+        await asyncio.sleep(LOOK)
+
+
+async def retried(stack: FaultStack, caller: Caller) -> Ends:
+    """A run that failed is tried again by hand, and does better."""
+    marker = stack.folder / f"tried-{secrets.token_hex(4)}"
+    run = await create(stack, caller, first=f'[ -e "{marker}" ] || exit 3')
+    await reaches(caller, run, status="failed")
+    marker.touch()
+    await caller.post(f"/v1/runs/{run}/retry", {"from_attempt": 1})
+    await reaches(caller, run, status="completed", attempt=2)
+    return {}
+
+
+async def deleted(stack: FaultStack, caller: Caller) -> Ends:
+    """A run that has ended is deleted, with its tasks."""
+    run = await create(stack, caller)
+    await reaches(caller, run, status="completed")
+    page = await caller.send("GET", "/v1/tasks", params={"run_id": run})
+    tasks = {item["id"] for item in page.json()["items"]}
+    caller.witness.deleting |= tasks
+    answer = await caller.send("DELETE", f"/v1/runs/{run}", final=False)
+    assert answer.status_code in (204, 404)
+    caller.witness.deleted |= tasks
+    return {}
+
+
+async def terminated(stack: FaultStack, caller: Caller) -> Ends:
+    """Somebody terminates a run's workflow in Temporal's UI while its first command runs: the sweep ends it all."""
+    run = await create(stack, caller, first="sleep 60")
+    task = await _runs(caller, run)
+    await stack.client.get_workflow_handle(run_workflow_id(RunId(run))).terminate("by hand")
+    await swept(stack, caller, {task: ("cancelled",)})
+    await reaches(caller, run, status="failed")
+    return {task: ("cancelled",)}
+
+
+async def lost(stack: FaultStack, caller: Caller) -> Ends:
+    """A run of ten minutes ago whose start nobody has sent, and nobody will: the sweep starts it."""
+    away = (stack.to_temporal, stack.api_to_temporal)
+    for proxy in away:
+        proxy.refuse()
+    try:
+        run = await create(stack, caller)
+        async with stack.database.begin("tests.lost_run") as connection:
+            await connection.execute(text("DELETE FROM run_intents WHERE run_id = :run"), {"run": run})
+            old = f"UPDATE runs SET updated_at = updated_at - interval '{LATE}' WHERE id = :run"  # noqa: S608
+            await connection.execute(text(old), {"run": run})
+    finally:
+        for proxy in away:
+            proxy.heal()
+    deadline = time.monotonic() + WITHIN
+    while (await caller.send("GET", f"/v1/runs/{run}")).json()["status"] == "queued":
+        await swept(stack, caller, {})
+        assert time.monotonic() < deadline, f"nobody has started {run}"
+    await reaches(caller, run, status="completed")
+    return {}
+
+
+SCENE_OF: Final[Mapping[str, Scene]] = {
+    "engine.start_run": completes,
+    "engine.tell_run": completes,
+    "engine.steer_run": steered,
+    "engine.cancel_run": cancelled,
+    "engine.look_run": terminated,
+    "engine.killed_runs": terminated,
+    "run_intents.": completes,
+    "run_intents.put_back": deferred,
+    "run_sweeps.": terminated,
+    "run_sweeps.start_again": lost,
+    "runs.": completes,
+    "runs.barrier": steered,
+    "runs.cancel": cancelled,
+    "runs.command": steered,
+    "runs.delete": deleted,
+    "runs.pause": steered,
+    "runs.resume": steered,
+    "runs.retry": retried,
+    "runs.set_breakpoints": steered,
+}
