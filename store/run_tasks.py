@@ -23,7 +23,7 @@ from store import attachments, blobs, commands, retries, run_results, tasks
 from store.outbox import Intent
 from store.run_results import End, listed
 
-# What a body holds of upstreams' results; what is longer becomes a file.
+# Bytes that a body holds of upstreams' results; what is longer becomes a file.
 INLINE: Final = 64 * 1024
 UPSTREAM: Final = "upstream.json"
 
@@ -170,12 +170,12 @@ async def _spec(connection: AsyncConnection, members: _Members, each: Start) -> 
     given: dict[str, Any] = dict(spec.input) if isinstance(spec.input, dict) else {}
     update: dict[str, Any] = {}
     if members.upstream[each.member]:
-        text_ = _upstream(members, each.member)
-        if len(text_) <= INLINE:
-            given["upstream"] = json.loads(text_)
+        upstream = _upstream(members, each.member)
+        if len(upstream) <= INLINE:
+            given["upstream"] = json.loads(upstream)
         else:
             given["upstream"] = {"attachment": UPSTREAM}
-            stored = await _stored(connection, members, each.member, text_)
+            stored = await _stored(connection, members, each.member, upstream)
             update["attachments"] = [*spec.attachments, stored]
     if row.fan_out is not None:
         given |= {"index": each.item} | _item(members, FanOut.model_validate(row.fan_out), each)
@@ -192,13 +192,14 @@ async def _spec(connection: AsyncConnection, members: _Members, each: Start) -> 
     return spec.model_copy(update=update)
 
 
-def _upstream(members: _Members, name: str) -> str:
+def _upstream(members: _Members, name: str) -> bytes:
+    """Return what a member's upstreams have come to, as JSON."""
     ends = members.ends
     given = [
         {"member": above, "outcome": ends[above].outcome, "result": ends[above].result}
         for above in members.upstream[name]
     ]
-    return json.dumps(given, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(given, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _item(members: _Members, fan: FanOut, each: Start) -> dict[str, Any]:
@@ -219,10 +220,10 @@ def _node(end: End, each: Start) -> str | None:
     return nodes[place] if place < len(nodes) else nodes[0] if nodes else None
 
 
-async def _stored(connection: AsyncConnection, members: _Members, name: str, text_: str) -> AttachmentId:
+async def _stored(connection: AsyncConnection, members: _Members, name: str, data: bytes) -> AttachmentId:
     """Store what upstreams have come to as a file, once for all children of a fan-out."""
     if name not in members.stored:
-        blob, attachment, data = new_id(), AttachmentId(new_id()), text_.encode()
+        blob, attachment = new_id(), AttachmentId(new_id())
         await blobs.begin(connection, blob)
         for n, first in enumerate(range(0, len(data), blobs.CHUNK)):
             await blobs.append(connection, blob, n, data[first : first + blobs.CHUNK])
