@@ -14,8 +14,8 @@ from domain.lifecycle import MemberStatus, RunStatus, TaskStatus
 from domain.moves import Finished, Moves, Part
 from domain.outcomes import OF_TASK, aggregate, letters, statuses
 from domain.run import Plan, RunState
-from domain.run_spec import OnFailure, Outcome, RunMode
-from domain.wiring import CONDITION, PREFERRED, Wiring
+from domain.run_spec import OnFailure, RunMode
+from domain.wiring import CONDITION, PREFERRED, Wiring, holds, why_not
 
 __all__ = [
     "CONDITION",
@@ -101,20 +101,9 @@ class Progress:
 
     def _holds(self, number: int) -> bool | None:
         """Whether an edge's upstream has ended as the edge wants it; None while that is open."""
-        edge = self.plan.edges[number]
-        upstream = self.status[edge.source]
-        if not upstream.ended:
-            return None
-        match edge.when:
-            case "":
-                return upstream is M.COMPLETED or (self._on_failure is OnFailure.CONTINUE and upstream is M.FAILED)
-            case Outcome.COMPLETED:
-                return upstream is M.COMPLETED
-            case Outcome.FAILED:
-                return upstream is M.FAILED
-            case Outcome.FINISHED:
-                return True
-        return self._judged.get(number) if upstream is M.COMPLETED else False
+        upstream = self.status[self.plan.edges[number].source]
+        either = self._on_failure is OnFailure.CONTINUE
+        return holds(self.plan.edges[number].when, upstream, judged=self._judged.get(number), either_will_do=either)
 
     def _look_at(self, member: int) -> None:
         """Find out how a waiting member stands: its upstreams, counted anew."""
@@ -145,7 +134,8 @@ class Progress:
             if self._unmet[target] == 0:
                 self._is_ready(target)
         else:
-            self._doom(target, self._why(number))
+            edge = self.plan.edges[number]
+            self._doom(target, why_not(edge.when, self.status[edge.source]))
 
     def _doom(self, member: int, reason: str) -> None:
         heappush(self._doomed, (self._rank[member], member, reason))
@@ -155,11 +145,6 @@ class Progress:
             self._later.append(member)
         else:
             heappush(self._ready, (self._rank[member], member))
-
-    def _why(self, number: int) -> str:
-        edge = self.plan.edges[number]
-        wants_an_end = edge.when in (Outcome.FAILED, CONDITION) and self.status[edge.source] is M.COMPLETED
-        return "condition" if wants_an_end else "upstream"
 
     # --- what has happened --------------------------------------------------------------------------------------
 
