@@ -13,8 +13,18 @@ from domain.run import EdgePlan, Ending, FanPlan, Plan, RunInput, RunState, task
 from domain.run_spec import RunMode
 
 _RUN: Final = text("""
-SELECT r.*, (SELECT coalesce(max(n), 0) FROM run_commands c WHERE c.run_id = r.id) AS commands
-FROM runs r WHERE r.id = :run
+SELECT r.*, (SELECT coalesce(max(n), 0) FROM run_commands c WHERE c.run_id = r.id) AS commands,
+       failure.at IS NOT NULL AS failing, NOT EXISTS (
+         SELECT FROM tasks t
+         WHERE t.run_id = r.id AND t.status NOT IN ('completed', 'failed', 'cancelled')
+           AND t.cancel_requested_at IS NULL AND t.created_at < failure.at
+       ) AS told
+FROM runs r
+CROSS JOIN LATERAL (
+  SELECT min(m.finished_at) AS at FROM members m
+  WHERE m.run_id = r.id AND m.status = 'failed' AND r.on_failure = 'fail_fast'
+) failure
+WHERE r.id = :run
 """)
 _MEMBERS: Final = text("""
 SELECT name, status, fan_out ->> 'max_parallel' AS max_parallel, fan_out IS NOT NULL AS fanned, size
@@ -68,6 +78,8 @@ async def argument(connection: AsyncConnection, run: RunId, attempt: int, *, his
         breakpoints=row.breakpoints,
         cancel_wanted=row.cancel_requested_at is not None,
         commands_seen=row.commands,
+        # What has begun since the failure is there for it, and is let go on.
+        failing_told=row.failing and row.told,
     )
     await _tasks(connection, run, plan, places, state)
     if row.mode == RunMode.SUPERSTEP:

@@ -130,6 +130,21 @@ async def test_a_superstep_that_the_engine_forgot_is_ended_as_one(stage: RunStag
     assert sorted(stage.begun) == ["a", "b", "c", "d", "e"]
 
 
+async def test_a_run_that_failed_fast_and_was_forgotten_tidies_up(stage: RunStage) -> None:
+    """Failed, as it would have: nothing new begins, and the member that is there for failures is let go on."""
+    stage.exits, stage.held = {"a": 1}, {"tidy": asyncio.Event()}
+    run = await stage.create({"a": {}, "tidy": {}, "later": {}}, "a>tidy:failed tidy>later", on_failure="fail_fast")
+    await run.until("EXISTS (SELECT FROM members m WHERE m.run_id = r.id AND name = 'tidy' AND status = 'in_progress')")
+    await stage.stage.forget(run_workflow_id(run.run))
+    await stage.stage.execute("UPDATE runs SET updated_at = updated_at - interval '5 min' WHERE id = :id", id=run.run)
+    await stage.stage.sweep()
+    await run.until("NOT EXISTS (SELECT FROM run_intents i WHERE i.run_id = r.id)")
+    await run.until("r.version >> 50 > 0")
+    stage.held["tidy"].set()
+    assert (await run.end())["status"] == "failed"
+    assert await run.members() == {"a": "failed", "tidy": "completed", "later": "skipped"}
+
+
 async def test_a_pause_lets_nothing_new_begin(stage: RunStage) -> None:
     """While it is paused what is open ends and nothing begins; resumed, it completes."""
     stage.held = {"a": asyncio.Event()}
