@@ -125,7 +125,7 @@ class Progress:
     def _settle(self, number: int) -> None:
         """Take in that an edge holds, or does not."""
         target, holds = self.plan.edges[number].target, self._holds(number)
-        if self.status[target] is not M.WAITING or target in self.frontier:
+        if self.status[target] is not M.WAITING:
             return
         if holds is None:
             self._asked.add(number)

@@ -167,6 +167,7 @@ class Drive:
                 assert end.member not in self.ends
                 assert self.progress.status[end.member] is end.outcome
                 assert (end.reason is None) is (end.outcome is not M.SKIPPED)
+                assert end.member not in self.forced or end.reason not in ("condition", "upstream")
                 self.ends[end.member] = end
                 self.log.append(("end", end.member, end.outcome, end.reason))
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.lifecycle import MemberStatus, RunStatus, TaskStatus
-from domain.moves import Part
+from domain.moves import Finished, Part
 from domain.outcomes import OF_TASK, aggregate, letters, statuses
 from domain.progress import CONDITION
 from domain.run import FanPlan, Plan, RunState
@@ -204,6 +204,26 @@ def test_a_fan_out_that_is_there_for_failures_runs_when_the_run_fails_fast() -> 
     ends = through(case, {Part(0): T.FAILED}, progress=progress)
     assert ends[1].outcome is M.COMPLETED
     assert progress.counts_of(1) == {M.COMPLETED: 3}
+
+
+def test_a_fan_out_that_learns_its_size_after_a_failure_begins_no_child() -> None:
+    """Cancelled at once: another of the same moves could not begin, and the run fails fast."""
+    case = Case(plan(2, m0=FanPlan(), m1=FanPlan()), on_failure=OnFailure.FAIL_FAST)
+    progress = case.progress()
+    assert progress.moves().fans == [0, 1]
+    progress.refused(0)
+    assert progress.fanned(1, 3) == Finished(1, M.CANCELLED)
+    assert not progress.moves()
+
+
+def test_what_a_command_puts_into_the_frontier_starts_against_its_edges() -> None:
+    """Also when it was to be skipped a moment ago."""
+    progress = Case(plan(2, (0, 1)), RunMode.SUPERSTEP).progress()
+    progress.next_frontier()
+    progress.moves()
+    progress.ended(Part(0), T.FAILED)
+    assert progress.next_frontier([1]) == [1]
+    assert progress.moves().starts == [Part(1)]
 
 
 def test_a_run_that_begins_anew_still_fails_fast() -> None:
