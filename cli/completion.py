@@ -25,6 +25,18 @@ def run_ids(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     return _ids(ctx, "/v1/runs", incomplete)
 
 
+def members(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Offer the members of the run that was typed before, each with its status; nothing where no API answers."""
+    # Behind an option without its value, what was typed before stands unparsed.
+    run_id = ctx.params.get("run_id") or next(iter(ctx.args), None)
+    try:
+        with _remote(ctx) as remote:
+            found = remote.get(f"/v1/runs/{run_id}/graph")["members"]
+    except RemoteError:
+        return []
+    return [(member["name"], member["status"]) for member in found if member["name"].startswith(incomplete)]
+
+
 def _ids(ctx: typer.Context, path: str, incomplete: str) -> list[tuple[str, str]]:
     try:
         with _remote(ctx) as remote:

@@ -35,6 +35,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "taskrunner runs show RUN --format json",
     ),
     "runs events": ("taskrunner runs events RUN --follow", "taskrunner runs events RUN --type run.superstep --json"),
+    "runs pause": ("taskrunner runs pause RUN --reason 'a look at the first results'",),
+    "runs breakpoints": ("taskrunner runs breakpoints RUN --before deploy --after test",),
+    "runs command": ("taskrunner runs command RUN more.yaml",),
+    "runs retry": ("taskrunner runs retry RUN --from-attempt 1",),
     "webhooks create": (
         "taskrunner webhooks create https://example.com/hook --event task.completed --event task.failed",
     ),

@@ -5,7 +5,7 @@ from typing import Final
 
 import typer
 
-from cli import db, examples, keys, runs, tasks, webhooks
+from cli import db, examples, keys, run_steering, runs, tasks, webhooks
 from cli.data_dir import RunsAlreadyError
 from cli.demo import demo
 from cli.doctor import doctor
@@ -41,6 +41,15 @@ for panel, commands in PANELS.items():
         app.command(rich_help_panel=panel)(command)
 for steering in (pause, resume, breakpoints, followup, close):
     tasks.app.command()(steering)
+for steers in (
+    run_steering.cancel,
+    run_steering.pause,
+    run_steering.resume,
+    run_steering.breakpoints,
+    run_steering.command,
+    run_steering.retry,
+):
+    runs.app.command()(steers)
 app.add_typer(tasks.app, name="tasks", rich_help_panel="Tasks")
 app.add_typer(runs.app, name="runs", rich_help_panel="Tasks")
 app.add_typer(keys.app, name="keys", rich_help_panel="Look after it")

@@ -15,6 +15,7 @@ from cli.view import Clock, View, reason
 COLUMNS: Final = ("cursor", "ts", "task", "attempt", "type", "step", "took", "source", "data")
 BEGINS: Final = ("run.member_ready", "run.fanned_out")
 MEMBER_WIDTH: Final = 32
+TASK_WIDTH: Final = 16
 TOOK_WIDTH: Final = 12
 
 
@@ -112,12 +113,18 @@ class RunEvents(View):
             self._tasks.setdefault(event["task_id"], data.get("name") or "")
         if self._kind not in (None, event["type"]):
             return
-        name = self._tasks.get(event["task_id"]) or event["task_id"] or part(data)
-        task, step, says = escape(one_line(name)) or "-", event["step"] or "-", escape(told(data))
+        own = event["task_id"] is None
+        name = part(data) if own else self._tasks.get(event["task_id"]) or event["task_id"]
+        # The member stands in its own column.
+        says = escape(told({key: value for key, value in data.items() if not own or key not in ("member", "item")}))
+        task, step, took = escape(one_line(name)) or "-", event["step"] or "-", took or "-"
         if self._screen.is_terminal:
-            time = clock(event["ts"]).partition(" ")[2]
-            line = f"{event['cursor']:>5} {time} {task:<20} {event['type']:<20} {step:<26}{took:>9}  [dim]{says}[/]"
+            # Events of the run itself have no step.
+            time, where = clock(event["ts"]).partition(" ")[2], "" if own else f"{step:<26}"
+            line = (
+                f"{event['cursor']:>5} {time} {task:<{TASK_WIDTH}} {event['type']:<19} {where}{took:>9}  [dim]{says}[/]"
+            )
             self._screen.print(line, soft_wrap=False, no_wrap=True, overflow="ellipsis")
         else:
             facts = (str(event["cursor"]), event["ts"], task, str(event["attempt"]), event["type"], step)
-            tabbed(self._screen, (*facts, took or "-", event["source"], says))
+            tabbed(self._screen, (*facts, took, event["source"], says))

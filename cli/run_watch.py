@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
+from rich.segment import Segments
 from rich.text import Text
 
 from cli.drawing import Drawing
@@ -38,15 +39,19 @@ def lasted(run: Mapping[str, Any]) -> str:
     return duration(max(ended - moment(run["started_at"] or run["created_at"]), timedelta(0)))
 
 
-async def follow(remote: Remote, run_id: str, view: View, *, after: int | None = 0) -> None:
-    """Give the events of a run and its tasks to a view, until the run has ended. Raises RemoteError."""
+async def follow(remote: Remote, run_id: str, view: View, *, after: int = 0) -> None:
+    """Show the events of a run and its tasks in a view, until the run has ended. Raises RemoteError."""
+    with view:
+        await _give(remote, run_id, view, after=after)
+
+
+async def _give(remote: Remote, run_id: str, view: View, *, after: int | None) -> None:
     path = f"/v1/runs/{run_id}"
     stream = Stream(remote, f"{path}/stream", after=after, log=f"{path}/events", away=view.away)
-    with view:
-        async with aclosing(stream.frames()) as frames:
-            async for frame in frames:
-                if frame.event:
-                    view.event({"cursor": frame.number} | frame.event)
+    async with aclosing(stream.frames()) as frames:
+        async for frame in frames:
+            if frame.event:
+                view.event({"cursor": frame.number} | frame.event)
 
 
 def watch(remote: Remote, run_id: str, *, quiet: bool = False, patience: timedelta | None = None) -> str | None:
@@ -88,7 +93,7 @@ async def _draw(remote: Remote, run_id: str, screen: Console) -> None:
     with Picture(remote, run_id, screen) as picture:
         works = {
             asyncio.create_task(picture.keep()),
-            asyncio.create_task(follow(remote, run_id, picture, after=None)),
+            asyncio.create_task(_give(remote, run_id, picture, after=None)),
         }
         try:
             done, _ = await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
@@ -109,8 +114,9 @@ class Picture(View):
         self._path = f"/v1/runs/{run_id}"
         self._changed = asyncio.Event()
         self._away = ""
-        self._run: Mapping[str, Any] | None = None
-        self._graph: Mapping[str, Any] = {"members": [], "edges": [], "layers": []}
+        self.run: Mapping[str, Any] | None = None
+        self.graph: Mapping[str, Any] = {"members": [], "edges": [], "layers": []}
+        self._drawn: tuple[Any, int, Segments] | None = None
         self._live = Live(self, console=screen, refresh_per_second=1 / PAUSE)
 
     def __enter__(self) -> Self:
@@ -147,15 +153,23 @@ class Picture(View):
 
     async def look(self) -> None:
         """Ask how far the run is by now. Raises RemoteError."""
-        self._run = await asyncio.to_thread(self._remote.get, self._path)
-        self._graph = await asyncio.to_thread(self._remote.get, f"{self._path}/graph")
+        self.run = await asyncio.to_thread(self._remote.get, self._path)
+        self.graph = await asyncio.to_thread(self._remote.get, f"{self._path}/graph")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self._head()
-        yield Drawing(self._graph)
+        yield self.drawn(console, options)
+
+    def drawn(self, console: Console, options: ConsoleOptions) -> Segments:
+        """Return the picture, which is made once for each change: a large one takes longer than it is shown."""
+        graph, width, made = self._drawn or (None, 0, None)
+        if made is None or graph is not self.graph or width != options.max_width:
+            made = Segments(console.render(Drawing(self.graph), options))
+            self._drawn = (self.graph, options.max_width, made)
+        return made
 
     def _head(self) -> Text:
-        run = self._run
+        run = self.run
         if run is None:
             return _line(self._away or "looking")
         head = _line(run["status"], COLOURS.get(run["status"], "")).append(

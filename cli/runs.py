@@ -1,4 +1,4 @@
-"""`taskrunner runs …`: make runs, and look at them."""
+"""`taskrunner runs …`: make runs, look at them, delete them; `run_steering` has more of its commands."""
 
 import sys
 from enum import StrEnum
@@ -10,11 +10,12 @@ import typer
 from cli import completion
 from cli.data_dir import DEFAULT, DataDirOption
 from cli.lines import Json
-from cli.remote import Remote, connect
+from cli.remote import Remote, RemoteError, connect
 from cli.screen import JsonOption, clock, coloured, complain, console, escape, one_line, print_json, table
+from cli.start import CANCEL_PATIENCE, INTERRUPTED
 from cli.tasks import Limit
 
-app = typer.Typer(help="Run graphs of tasks: make them, and watch them.", no_args_is_help=True)
+app = typer.Typer(help="Run graphs of tasks: make, watch, steer, extend, retry and delete them.", no_args_is_help=True)
 
 FACTS: Final = (
     *("id", "name", "status", "attempt", "mode", "on_failure", "priority", "max_parallel", "labels", "state"),
@@ -69,12 +70,22 @@ def create(
 
 
 def _follow(remote: Remote, run: dict[str, Any], *, quiet: bool) -> int:
-    """Follow a run and return the exit code."""
+    """Follow a run and return the exit code; Ctrl-C asks it to cancel and waits a while for its end."""
     from cli.run_watch import watch
 
     if not quiet:
         console().print(f"run {run['id']}  {escape(one_line(run['name']))}")
-    return int(watch(remote, run["id"], quiet=quiet) != "completed")
+    try:
+        return int(watch(remote, run["id"], quiet=quiet) != "completed")
+    except KeyboardInterrupt:
+        try:
+            remote.post(f"/v1/runs/{run['id']}/cancel", {})
+        except RemoteError as error:
+            sys.stderr.write(f"the cancel was not accepted: {error}\n")
+        else:
+            sys.stderr.write("asked to cancel; Ctrl-C again leaves at once\n")
+        watch(remote, run["id"], quiet=quiet, patience=CANCEL_PATIENCE)
+        return INTERRUPTED
 
 
 @app.command("list")
@@ -198,3 +209,18 @@ def events(
     with view:
         for event in found:
             view.event(event)
+
+
+@app.command()
+def delete(
+    run_ids: Annotated[
+        list[str], typer.Argument(help="The runs' ids.", metavar="RUN...", autocompletion=completion.run_ids)
+    ],
+    *,
+    data_dir: DataDirOption = DEFAULT,
+) -> None:
+    """Delete runs that have ended, with their tasks and all that these left."""
+    with connect(data_dir) as remote:
+        for run_id in run_ids:
+            remote.delete(f"/v1/runs/{run_id}")
+            console().print(f"deleted {run_id}")

@@ -143,3 +143,15 @@ def test_a_log_is_paged_where_streams_do_not_come_through() -> None:
     with serving(script) as remote:
         assert read(Stream(remote, "/stream", log="/events")) == [1, 2]
     assert "GET /events?fromSeq=1" in script.asked[1]
+
+
+def test_the_pages_of_a_run_end_with_the_run_not_with_one_of_its_tasks() -> None:
+    """They are read by the number that counts both; the end of a task is no end, though it comes last for now."""
+    first = [{"seq": 1, "cursor": 1, "type": "run.created"}, {"seq": 9, "cursor": 2, "type": "task.completed"}]
+    last = [{"seq": 2, "cursor": 3, "type": "run.completed"}]
+    held_back = answer("200 OK", "<html>", "text/html")
+    pages = [answer("200 OK", json.dumps({"items": items})) for items in (first, last)]
+    script = Script(held_back, pages[0], held_back, pages[1])
+    with serving(script) as remote:
+        assert read(Stream(remote, "/stream", log="/events")) == [1, 2, 3]
+    assert "GET /events?fromSeq=3" in script.asked[3]

@@ -22,7 +22,7 @@ from domain.lifecycle import Step, TaskStatus
 ROOT = Path(__file__).parents[2]
 # What a command may do without being one that reads.
 CHANGES = {"up", "demo", "api", "worker", "db upgrade", "keys revoke", "tasks delete"}
-CHANGES |= {"webhooks delete", "webhooks redeliver"}
+CHANGES |= {"runs delete", "webhooks delete", "webhooks redeliver"}
 
 
 def walk(command: object, path: str = "") -> Iterator[tuple[str, TyperCommand]]:
@@ -81,6 +81,7 @@ def test_every_example_is_one(path: str, example: str) -> None:
         ("taskrunner tasks breakpoints x --before clean", [Step.CLEANUP]),
         ("taskrunner tasks events x --type task.c", [kind for kind in EventType if kind.startswith("task.c")]),
         ("taskrunner runs list --status c", ["completed", "cancelled"]),
+        ("taskrunner runs breakpoints x --before ", []),
         ("taskrunner runs show ", []),
         ("taskrunner tasks show ", []),
     ],
