@@ -1,13 +1,13 @@
 """The course of a run: the turns that its orchestrator takes. Each public method is one kind of turn."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 from opentelemetry.trace import get_current_span
 from temporalio import workflow
 from temporalio.contrib.opentelemetry import workflow as spans
 
-from domain.errors import Category, TaskError
+from domain.errors import TaskError
 from domain.events import EventType
 from domain.ids import member_task_id, run_hold_token
 from domain.lifecycle import MemberStatus, RunStatus
@@ -25,16 +25,13 @@ from domain.run import (
     Starts,
     task_key,
 )
+from domain.run_end import error_of, listed
 from domain.run_events import EVENT_OF_RUN_OUTCOME
 from domain.run_spec import RunMode
 from workflows.policies import AT_ONCE, STARTS_AT_ONCE
 from workflows.ports import RunActivities
 from workflows.run_journal import RunJournal
 from workflows.versions import LAST_BASE
-
-# Members that an error or the Temporal UI names.
-NAMED: Final = 5
-GUIDANCE: Final = "Look at the tasks of the members that failed, then retry the run: what has completed stays."
 
 
 class Course(RunJournal):
@@ -341,9 +338,8 @@ class Course(RunJournal):
         progress = self.progress
         ended = sum(status.ended for status in progress.status)
         working = [self.names[m] for m, status in enumerate(progress.status) if status is MemberStatus.IN_PROGRESS]
-        more = f" and {len(working) - NAMED} more" if len(working) > NAMED else ""
         hold = self.state.hold
-        waits = f"held: {hold.reason or 'paused'}" if hold else f"works on {_listed(working)}{more}"
+        waits = f"held: {hold.reason or 'paused'}" if hold else f"works on {listed(working)}"
         workflow.set_current_details(f"**{ended} of {len(self.names)}** members have ended; {waits}")
 
     @property
@@ -355,7 +351,7 @@ class Course(RunJournal):
 
     async def renew(self) -> NoReturn:
         """Go on as a new run of the workflow. Raises ContinueAsNewError."""
-        if self.pending:
+        while self.pending:  # a command that comes with the answer may end members
             self._heed(await self.flush())
         await workflow.wait_condition(workflow.all_handlers_finished)
         self.progress.carried(self.state)
@@ -379,15 +375,9 @@ class Course(RunJournal):
             return None
         ended = MemberStatus(outcome)
         names = [self.names[m] for m, status in enumerate(self.progress.status) if status is ended]
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        failed = outcome is RunStatus.FAILED
-        return TaskError(
-            code="member_failed" if failed else "cancelled",
-            category=Category.AGENT if failed else Category.CANCELLED,
-            message=f"{len(names)} of {len(self.names)} members {outcome}: {_listed(names)}{more}.",
-            guidance=GUIDANCE,
-            context=(self.state.failure if failed else None) or self._where(names[0] if names else None),
-        )
+        failure = self.state.failure if outcome is RunStatus.FAILED else None
+        context = failure or self._where(names[0] if names else None)
+        return error_of(outcome, names, of=len(self.names), context=context)
 
     def _where(self, member: str | None) -> dict[str, Any]:
         """Return the context of an error: who it is about, and of supersteps the frontier and the state by now."""
@@ -395,7 +385,3 @@ class Course(RunJournal):
             return {"member": member}
         frontier = [self.names[place] for place in self.state.frontier]
         return {"member": member, "frontier": frontier, "state_versions": self.state.state_versions}
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) or "nothing"
