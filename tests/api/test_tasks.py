@@ -323,7 +323,7 @@ async def test_unknown_addresses_and_methods_are_problems(api: Api) -> None:
     assert (unknown.status_code, unknown.json()["code"]) == (404, "not_found")
     assert (wrong.status_code, wrong.json()["code"]) == (405, "method_not_allowed")
     assert "POST" in wrong.headers["allow"]
-    for path in ("/v1/tasks/x/retry", "/v1/tasks/x/pause", "/v1/nodes/x/heartbeat", "/v1/nodes/x/drain", "/v1/runs"):
+    for path in ("/v1/tasks/x/retry", "/v1/tasks/x/pause", "/v1/nodes/x/heartbeat", "/v1/nodes/x/drain"):
         assert (await api.client.post(path, json={})).status_code == 404
 
 
