@@ -1,6 +1,6 @@
 """The reconciler's adapter for runs: looks at those that have not moved, does what `domain.run_reconcile` decides."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 import structlog
@@ -61,11 +61,13 @@ class RunReconciler:
             return decision.action if stored else Action.SUPERSEDED
         if decision.ending is None:
             return decision.action
-        now, intents = datetime.now(UTC), list[Intent]()
-        sender = Sender(name=self._dispatcher.name, lease=LEASE, agent_lease=self._policy.supervision.lease, now=now)
+        intents = list[Intent]()
         async with self._database.begin("run_sweeps.end_run") as connection:
             if not await run_sweeps.as_observed(connection, run):
                 return Action.SUPERSEDED
+            now = await clock.now(connection)
+            lease = self._policy.supervision.lease
+            sender = Sender(name=self._dispatcher.name, lease=LEASE, agent_lease=lease, now=now)
             left = await run_sweeps.left(connection, run)
             await run_log.append(connection, RunId(run.run_id), end_of(run, decision.ending, left, now))
             more = 1

@@ -1,7 +1,6 @@
 """A run's adapter: each call is one transaction under the run's lock, and what it committed is sent at once."""
 
-from datetime import UTC, datetime
-
+from sqlalchemy.ext.asyncio import AsyncConnection
 from temporalio import activity
 
 from activities.dispatch import LEASE, Dispatcher
@@ -19,7 +18,7 @@ from domain.run import (
     Starts,
     StartsAnswer,
 )
-from store import run_barrier, run_log, run_results, run_tasks
+from store import clock, run_barrier, run_log, run_results, run_tasks
 from store.engine import Database
 from store.run_tasks import Sender, Started
 from workflows.policies import STARTS_AT_ONCE
@@ -34,12 +33,13 @@ class Runs(RunActivities):
         self._dispatcher = dispatcher
         self._policy = policy
 
-    def _sender(self) -> Sender:
+    async def _sender(self, connection: AsyncConnection) -> Sender:
+        """Return who makes tasks, at the database's time."""
         return Sender(
             name=self._dispatcher.name,
             lease=LEASE,
             agent_lease=self._policy.supervision.lease,
-            now=datetime.now(UTC),
+            now=await clock.now(connection),
         )
 
     def _grown(self, flush: RunFlush) -> None:
@@ -61,7 +61,7 @@ class Runs(RunActivities):
         async with self._database.begin("runs.start_members") as connection:
             answer = await run_log.flush(connection, starts.flush)
             if answer.live:
-                started = await run_tasks.start(connection, starts.flush, starts.starts, self._sender())
+                started = await run_tasks.start(connection, starts.flush, starts.starts, await self._sender(connection))
         self._grown(starts.flush)
         for intent in started.intents:
             self._dispatcher.send(intent)
@@ -80,7 +80,7 @@ class Runs(RunActivities):
             answer = await run_log.flush(connection, barrier.flush)
             if not answer.live:
                 return BarrierAnswer(answer=answer)
-            versions, error = await run_barrier.merge(connection, barrier, datetime.now(UTC))
+            versions, error = await run_barrier.merge(connection, barrier, await clock.now(connection))
             answer.commands = await run_log.commands(connection, barrier.flush.run_id, after=barrier.flush.seen)
         self._grown(barrier.flush)
         return BarrierAnswer(answer=answer, state_versions=versions, error=error)
@@ -93,7 +93,7 @@ class Runs(RunActivities):
             if not answer.live:
                 return CancelsAnswer(answer=answer)
             intents, left = await run_tasks.cancel(
-                connection, cancels.flush.run_id, self._sender(), limit=STARTS_AT_ONCE
+                connection, cancels.flush.run_id, await self._sender(connection), limit=STARTS_AT_ONCE
             )
         self._grown(cancels.flush)
         for intent in intents:

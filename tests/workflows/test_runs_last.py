@@ -15,7 +15,7 @@ from store import run_intents
 from store.models import RunIntentKind
 from tests.workflows.run_stage import RunningRun, RunStage, run_stage_on
 
-SHORT = 100  # more than a task's own history has
+SHORT = 50
 
 
 @pytest.fixture(scope="module")
