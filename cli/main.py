@@ -1,5 +1,7 @@
 """The command line: `taskrunner …`. Commands import what they need when they run, so that each starts quickly."""
 
+import contextlib
+import os
 import sys
 from typing import Final
 
@@ -61,17 +63,34 @@ for prefix, group in GROUPS.items():
         name = known.name or (known.callback.__name__ if known.callback else "")
         known.epilog = examples.epilog(prefix + name)
 
+CORE: Final = "temporalio.bridge.temporal_sdk_bridge"
 # What a person can act on is a sentence; everything else is a fault of ours and keeps its traceback.
 EXPECTED = (RemoteError, ChildFailedError, NoIdentityError, RunsAlreadyError)
 
 
 def main() -> None:
     """Run the command that the arguments name."""
+    code: str | int | None = 1
     try:
         app()
     except EXPECTED as error:
         complain(str(error))
-        sys.exit(1)
+    except SystemExit as end:
+        code = end.code
+    _leave(code)
+
+
+def _leave(code: str | int | None) -> None:
+    """End the process. Threads of Temporal's core may outlive the interpreter, which then aborts (seen on 3.11).
+
+    So one that has loaded it ends without tearing the interpreter down: what it had to close, it has closed.
+    """
+    if CORE not in sys.modules or isinstance(code, str):
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code or 0)
 
 
 if __name__ == "__main__":

@@ -127,3 +127,16 @@ def test_completion_is_installed_where_the_shell_looks(shell: str, tmp_path: Pat
     )
     written = [path for path in tmp_path.rglob("*") if path.is_file() and path != program]
     assert [path for path in written if "_TASKRUNNER_COMPLETE" in path.read_text()]
+
+
+def test_a_process_with_temporals_core_is_not_torn_down() -> None:
+    """It ends with its code and all of its output, and without what the interpreter does at its end."""
+    code = (
+        "import atexit, sys, temporalio.client; atexit.register(print, 'torn down');"
+        "sys.argv = ['taskrunner', *sys.argv[1:]]; from cli.main import main; main()"
+    )
+    for words, expected in ((["--help"], 0), (["nonsense"], 2)):
+        ended = subprocess.run([sys.executable, "-P", "-c", code, *words], capture_output=True, text=True, check=False)
+        assert ended.returncode == expected
+        assert "torn down" not in ended.stdout
+        assert "taskrunner" in ended.stdout + ended.stderr
