@@ -104,6 +104,12 @@ class Caller:
         self.witness.created.append(Created(item=item, task=made["id"]))
         return str(made["id"])
 
+    async def create_run(self, **body: Any) -> str:
+        """Create a run."""
+        run = str((await self.post("/v1/runs", body))["id"])
+        self.witness.created_runs.append(run)
+        return run
+
     async def show(self, task: str) -> dict[str, Any]:
         """Return the task as the API shows it."""
         return dict((await self.send("GET", f"/v1/tasks/{task}")).json())

@@ -4,7 +4,7 @@ import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,12 +16,26 @@ from temporalio.common import SearchAttributeKey
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
-from domain.events import Event
-from domain.names import NodeId, TaskId, workflow_id
+from domain.events import Event, NewEvent
+from domain.names import RUN_ORCHESTRATOR, NodeId, TaskId, workflow_id
 from store.engine import Database
-from store.models import Base, Callback, EventRow, Ledger, Node, Outbox, Task, Waiter, Workspace
+from store.models import (
+    Base,
+    Callback,
+    EventRow,
+    Ledger,
+    Node,
+    Outbox,
+    Run,
+    RunEvent,
+    RunIntent,
+    RunMember,
+    Task,
+    Waiter,
+    Workspace,
+)
 from tests.faults.invariants.logs import out_of_order
-from tests.faults.snapshot import Created, Effect, Execution, Place, Read, Recovery, Row, Snapshot, Told
+from tests.faults.snapshot import Created, Effect, Execution, Place, Read, Recovery, Row, SeenRun, Snapshot, Told
 from workspaces.processes import MARK
 
 PROBLEMS: Final = SearchAttributeKey.for_keyword_list("TemporalReportedProblems")
@@ -35,10 +49,11 @@ class Witness:
     """What those outside were told, collected while it happens."""
 
     created: list[Created] = field(default_factory=list)
+    created_runs: list[str] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
     recoveries: list[Recovery] = field(default_factory=list)
-    # Whose deletion was asked for, and of those: whose was acknowledged.
+    # Tasks and runs whose deletion was asked for, and of those: whose was acknowledged.
     deleting: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
 
@@ -68,6 +83,8 @@ async def collect(
             logs[row["task_id"]].append(Event.model_validate({**known, "run_id": None}))
         ledger, workspaces, registered = await rows(Ledger), await rows(Workspace), await rows(Node)
         waiters, outbox, inbox = await rows(Waiter), await rows(Outbox), await rows(Callback)
+        runs, members, intents = await rows(Run), await rows(RunMember), await rows(RunIntent)
+        run_events = await rows(RunEvent)
     names = [
         workflow_id(TaskId(task), number) for task, row in tasks.items() for number in range(1, row["attempt"] + 1)
     ]
@@ -87,9 +104,30 @@ async def collect(
         outbox=outbox,
         inbox=inbox,
         executions=await executions(client, names, _detours(logs)) if client else {},
+        created_runs=seen.created_runs,
+        runs=_runs(runs, members, run_events, intents),
+        orchestrators=await orchestrators(client) if client else {},
         effects=effects_in(effects) if effects else (),
         places=there,
     )
+
+
+def _runs(
+    rows: Sequence[Row], members: Sequence[Row], events: Sequence[Row], intents: Sequence[Row]
+) -> dict[str, SeenRun]:
+    return {
+        row["id"]: SeenRun(
+            row=row,
+            members={member["name"]: member["status"] for member in members if member["run_id"] == row["id"]},
+            log=[
+                (event["seq"], NewEvent.model_validate(event))
+                for event in sorted(events, key=lambda event: int(event["seq"]))
+                if event["run_id"] == row["id"]
+            ],
+            intents=[intent["kind"] for intent in intents if intent["run_id"] == row["id"]],
+        )
+        for row in rows
+    }
 
 
 def _detours(logs: Mapping[str, Sequence[Event]]) -> frozenset[str]:
@@ -108,24 +146,32 @@ async def executions(client: Client, names: Sequence[str], detours: AbstractSet[
     found = {}
     for name in {*names, *runs}:
         with contextlib.suppress(RPCError):  # never started
-            described = await client.get_workflow_handle(name).describe()
-            status = described.status.name if described.status else "UNKNOWN"
-            error = await _error(client, name) if status == "FAILED" else None
-            problems = list(described.typed_search_attributes.get(PROBLEMS) or ())
-            tries = described.raw_description.pending_workflow_task.attempt
-            # The engine still shows the last task of an execution that was terminated.
-            if status == "RUNNING" and tries >= STUCK_TRIES:
-                problems.append(f"a workflow task in its try {tries}")
             redone = name in detours and await _redone(client, name)
-            found[name] = Execution(
-                workflow_id=name,
-                status=status,
-                error=error,
-                problems=tuple(problems),
-                runs=max(runs[name], 1),
-                redone=redone,
-            )
+            found[name] = replace(await _described(client, name), runs=max(runs[name], 1), redone=redone)
     return found
+
+
+async def orchestrators(client: Client) -> dict[str, Execution]:
+    """Describe the newest execution of each run's workflow that the engine lists."""
+    found = {}
+    names = {listed.id async for listed in client.list_workflows(f"WorkflowType = '{RUN_ORCHESTRATOR}'")}
+    for name in names:
+        with contextlib.suppress(RPCError):  # deleted
+            found[name] = await _described(client, name)
+    return found
+
+
+async def _described(client: Client, name: str) -> Execution:
+    """Describe the newest execution with this id. Raises RPCError when there is none."""
+    described = await client.get_workflow_handle(name).describe()
+    status = described.status.name if described.status else "UNKNOWN"
+    error = await _error(client, name) if status == "FAILED" else None
+    problems = list(described.typed_search_attributes.get(PROBLEMS) or ())
+    tries = described.raw_description.pending_workflow_task.attempt
+    # The engine still shows the last task of an execution that was terminated.
+    if status == "RUNNING" and tries >= STUCK_TRIES:
+        problems.append(f"a workflow task in its try {tries}")
+    return Execution(workflow_id=name, status=status, error=error, problems=tuple(problems))
 
 
 async def _redone(client: Client, name: str) -> bool:

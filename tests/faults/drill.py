@@ -28,6 +28,7 @@ DEADLY: Final = 0.05
 # What is done only when something else went wrong before.
 AFTER_A_FAULT: Final = {
     "outbox.put_back": "engine.start:before",
+    "run_intents.put_back": "engine.start_run:before",
     "outbox.cancel_again": "engine.terminate:before",
     "blobs.discard": "artifacts.put:before",
 }

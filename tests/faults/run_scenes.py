@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from sqlalchemy import text
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 
 from domain.lifecycle import RUN_TERMINAL
 from domain.names import RunId, run_workflow_id
@@ -16,7 +18,6 @@ from tests.faults.sweeps import Ends, Scene, swept
 
 WITHIN: Final = 90.0
 LOOK: Final = 0.15
-AWAY: Final = 4.0  # seconds: the API's own try, and the one after it
 LATE: Final = "10 minutes"
 
 
@@ -40,28 +41,12 @@ async def create(stack: FaultStack, caller: Caller, *, first: str = "true", **mo
         {"name": "c", "task": noting(stack.effects, "true")},
     ]
     edges = [{"from": "a", "to": "b"}, {"from": "b", "to": "c"}]
-    made = await caller.post("/v1/runs", {"members": members, "edges": edges, **more})
-    return str(made["id"])
+    return await caller.create_run(members=members, edges=edges, **more)
 
 
 async def completes(stack: FaultStack, caller: Caller) -> Ends:
     """A run of three members."""
     await reaches(caller, await create(stack, caller), status="completed")
-    return {}
-
-
-async def deferred(stack: FaultStack, caller: Caller) -> Ends:
-    """A run that is created while Temporal is away: it starts afterwards."""
-    away = (stack.to_temporal, stack.api_to_temporal)
-    for proxy in away:
-        proxy.refuse()
-    try:
-        run = await create(stack, caller)
-        await asyncio.sleep(AWAY)
-    finally:
-        for proxy in away:
-            proxy.heal()
-    await reaches(caller, run, status="completed")
     return {}
 
 
@@ -130,16 +115,16 @@ async def retried(stack: FaultStack, caller: Caller) -> Ends:
 async def deleted(stack: FaultStack, caller: Caller) -> Ends:  # noqa: ARG001 - a scene's signature
     """A run that has ended is deleted, with its task: of an external one, since a node remembers what it has buried."""
     task = {"command": ["true"], "provider": "external"}
-    run = str((await caller.post("/v1/runs", {"members": [{"name": "a", "task": task}]}))["id"])
+    run = await caller.create_run(members=[{"name": "a", "task": task}])
     await reaches(caller, run, status="in_progress")
     await caller.post(f"/v1/runs/{run}/cancel")
     await reaches(caller, run, status="cancelled")
     page = await caller.send("GET", "/v1/tasks", params={"run_id": run})
     tasks = {item["id"] for item in page.json()["items"]}
-    caller.witness.deleting |= tasks
+    caller.witness.deleting |= tasks | {run}
     answer = await caller.send("DELETE", f"/v1/runs/{run}", final=False)
     assert answer.status_code in (204, 404)
-    caller.witness.deleted |= tasks
+    caller.witness.deleted |= tasks | {run}
     return {}
 
 
@@ -154,23 +139,23 @@ async def terminated(stack: FaultStack, caller: Caller) -> Ends:
 
 
 async def lost(stack: FaultStack, caller: Caller) -> Ends:
-    """A run of ten minutes ago whose start nobody has sent, and nobody will: the sweep starts it."""
-    away = (stack.to_temporal, stack.api_to_temporal)
-    for proxy in away:
-        proxy.refuse()
-    try:
-        run = await create(stack, caller)
-        async with stack.database.begin("tests.lost_run") as connection:
-            await connection.execute(text("DELETE FROM run_intents WHERE run_id = :run"), {"run": run})
-            old = f"UPDATE runs SET updated_at = updated_at - interval '{LATE}' WHERE id = :run"  # noqa: S608
-            await connection.execute(text(old), {"run": run})
-    finally:
-        for proxy in away:
-            proxy.heal()
+    """Somebody deletes a run's workflow in Temporal while its first command runs, ten minutes ago: the sweep starts it.
+
+    What has ended meanwhile is told anew.
+    """
+    run = await create(stack, caller, first="sleep 2")
+    await _runs(caller, run)
+    execution = WorkflowExecution(workflow_id=run_workflow_id(RunId(run)))
+    await stack.client.workflow_service.delete_workflow_execution(
+        DeleteWorkflowExecutionRequest(namespace=stack.client.namespace, workflow_execution=execution)
+    )
     deadline = time.monotonic() + WITHIN
-    while (await caller.send("GET", f"/v1/runs/{run}")).json()["status"] == "queued":
+    old = text(f"UPDATE runs SET updated_at = updated_at - interval '{LATE}' WHERE id = :run")  # noqa: S608 - a constant
+    while (await caller.send("GET", f"/v1/runs/{run}")).json()["status"] not in RUN_TERMINAL:
+        async with stack.database.begin("tests.old_run") as connection:
+            await connection.execute(old, {"run": run})
         await swept(stack, caller, {})
-        assert time.monotonic() < deadline, f"nobody has started {run}"
+        assert time.monotonic() < deadline, f"nobody has started {run} again"
     await reaches(caller, run, status="completed")
     return {}
 
@@ -183,7 +168,6 @@ SCENE_OF: Final[Mapping[str, Scene]] = {
     "engine.look_run": terminated,
     "engine.killed_runs": terminated,
     "run_intents.": completes,
-    "run_intents.put_back": deferred,
     "run_sweeps.": terminated,
     "run_sweeps.start_again": lost,
     "runs.": completes,

@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
-from domain.events import Event
+from domain.events import Event, NewEvent
 
 Row = Mapping[str, Any]
 
@@ -94,6 +94,16 @@ class Recovery:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SeenRun:
+    """A run: its row, its members' statuses by name, its own log by number, and what it is still to be told."""
+
+    row: Row
+    members: Mapping[str, str] = field(default_factory=dict)
+    log: Sequence[tuple[int, NewEvent]] = ()
+    intents: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """Rows as the database has them, executions as the engine has them, and what people and commands were told."""
 
@@ -112,5 +122,9 @@ class Snapshot:
     effects: Sequence[Effect] = ()
     places: Sequence[Place] = ()
     recoveries: Sequence[Recovery] = ()
+    created_runs: Sequence[str] = ()
+    runs: Mapping[str, SeenRun] = field(default_factory=dict)
+    orchestrators: Mapping[str, Execution] = field(default_factory=dict)
+    # Of tasks and of runs.
     deleting: AbstractSet[str] = frozenset()
     deleted: AbstractSet[str] = frozenset()

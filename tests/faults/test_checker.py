@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from domain.events import Event, EventSource, EventType, fold
+from domain.events import Event, EventSource, EventType, NewEvent, fold
 from domain.lifecycle import Step
 from domain.names import TaskId
+from domain.run_events import fold as fold_run
 from tests.faults.checker import INVARIANTS, check, name_of
-from tests.faults.snapshot import Created, Effect, Execution, Place, Read, Recovery, Snapshot, Told
+from tests.faults.snapshot import Created, Effect, Execution, Place, Read, Recovery, SeenRun, Snapshot, Told
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-TASK, SPACE = "task", "space"
+TASK, SPACE, RUN = "task", "space", "r"
 
 
 def log_of(*entries: tuple[EventType, Step | None, dict[str, Any]]) -> list[Event]:
@@ -48,9 +49,35 @@ LOG = log_of(
 )
 
 
+RUN_LOG = [
+    (seq, NewEvent(key=str(seq), type=kind, ts=NOW, attempt=1, data=data))
+    for seq, (kind, data) in enumerate(
+        [
+            (EventType.RUN_CREATED, {}),
+            (EventType.RUN_STARTED, {"attempt": 1}),
+            (EventType.RUN_MEMBER_READY, {"member": "a", "task_id": TASK}),
+            (EventType.RUN_MEMBER_FINISHED, {"member": "a", "outcome": "completed"}),
+            (EventType.RUN_COMPLETED, {}),
+        ],
+        1,
+    )
+]
+
+
+def run_seen(*, row: Mapping[str, Any] | None = None, **more: Any) -> Mapping[str, SeenRun]:
+    """Return a run of that task, with something else in it."""
+    folded = fold_run(event for _, event in RUN_LOG).model_dump() | {"id": RUN, "last_seq": len(RUN_LOG)}
+    return {RUN: replace(SeenRun(row=folded | dict(row or {}), members={"a": "completed"}, log=RUN_LOG), **more)}
+
+
+def orchestrator(status: str, **more: Any) -> Mapping[str, Execution]:
+    """Return a run's execution."""
+    return {f"run-{RUN}": Execution(workflow_id=f"run-{RUN}", status=status, **more)}
+
+
 def whole() -> Snapshot:
-    """Return what one completed local task leaves behind."""
-    row = fold(LOG).model_dump() | {"id": TASK, "labels": {"item": "i"}, "spec": {}}
+    """Return what one completed local task, and its run, leave behind."""
+    row = fold(LOG).model_dump() | {"id": TASK, "labels": {"item": "i"}, "spec": {}, "run_id": RUN}
     entry = {"task_id": TASK, "attempt": 1, "state": "released", "node_id": "n"}
     return Snapshot(
         created=[Created(item="i", task=TASK)],
@@ -66,6 +93,9 @@ def whole() -> Snapshot:
         effects=[effect("prepare"), effect("start"), effect("stop")],
         places=[Place(node="n", buried=frozenset({SPACE}))],
         recoveries=[Recovery(fault="a death", took=1, within=2)],
+        created_runs=[RUN],
+        runs=run_seen(),
+        orchestrators=orchestrator("COMPLETED"),
     )
 
 
@@ -106,7 +136,23 @@ def log_with(kind: EventType, step: Step | None = None, **data: Any) -> Mapping[
 
 
 WRONG: dict[str, tuple[int, dict[str, Any]]] = {
-    "nothing was created": (1, {"created": []}),
+    "nothing was created": (1, {"created": [], "created_runs": []}),
+    "a run that is gone": (1, {"created_runs": ["other"]}),
+    "a deletion of a run that was acknowledged": (1, {"deleted": frozenset({RUN})}),
+    "a run that has not ended": (1, {"runs": run_seen(row={"status": "in_progress"})}),
+    "a member that has not ended": (1, {"runs": run_seen(members={"a": "in_progress"})}),
+    "a task of a run that is gone": (1, {"runs": {}, "created_runs": []}),
+    "a task that its run has left behind": (1, {"tasks": row(status="in_progress"), "created": []}),
+    "a gap in a run's log": (3, {"runs": run_seen(log=[*RUN_LOG[:2], *RUN_LOG[3:]])}),
+    "a run that is not its log": (3, {"runs": run_seen(row={"superstep": 7})}),
+    "a member that is not its log": (3, {"runs": run_seen(members={"a": "failed"})}),
+    "a run's log that is not legal": (3, {"runs": run_seen(log=[*RUN_LOG[:4], (5, RUN_LOG[1][1])])}),
+    "a run that failed there": (4, {"orchestrators": orchestrator("FAILED")}),
+    "a run that runs there": (4, {"orchestrators": orchestrator("RUNNING")}),
+    "a run unknown there": (4, {"orchestrators": {}}),
+    "a run unknown here": (4, {"runs": {}}),
+    "a run that is still to be told": (7, {"runs": run_seen(intents=["ended"])}),
+    "a run's problem": (8, {"orchestrators": orchestrator("COMPLETED", problems=("category=WorkflowTaskFailed",))}),
     "a deletion that was acknowledged": (1, {"deleted": frozenset({TASK})}),
     "no answer": (1, {"created": [Created(item="i", task=None)]}),
     "acknowledged and gone": (1, {"created": [Created(item="i", task="other")]}),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from domain.events import Event, EventSource, EventType
+from domain.events import Event, EventSource, EventType, NewEvent
 from domain.lifecycle import TaskStatus
 from domain.names import TaskId, workflow_id
 from tests.faults.snapshot import Execution, Snapshot
@@ -34,7 +34,8 @@ def in_words(execution: Execution | None) -> str:
     return "FAILED:cancelled" if execution.error == "cancelled" else execution.status
 
 
-def _forced(event: Event) -> bool:
+def forced(event: NewEvent | Event) -> bool:
+    """Whether others than the workflow itself wrote this end."""
     return event.source is EventSource.RECONCILER or bool(event.data.get("forced"))
 
 
@@ -58,7 +59,7 @@ def agreement(snapshot: Snapshot) -> Iterator[str]:
             if found == "TERMINATED" and _asked_to_cancel(log, event.attempt):
                 continue
             # Whoever was ended by others may have heard of it, and have ended in the same way.
-            if found not in OUTCOMES[ended] | (TAKEN_OUT_OF_ITS_HANDS if _forced(event) else set()):
+            if found not in OUTCOMES[ended] | (TAKEN_OUT_OF_ITS_HANDS if forced(event) else set()):
                 yield f"{name} is {ended} in the mirror, and {found} in the engine"
     deleted = tuple(f"task-{task}-" for task in snapshot.deleting)
     for name, execution in snapshot.executions.items():
@@ -79,7 +80,7 @@ def _ended(snapshot: Snapshot, name: str) -> bool:
 
 def problems(snapshot: Snapshot) -> Iterator[str]:
     """No workflow reports a problem of its own code."""
-    for execution in snapshot.executions.values():
+    for execution in (*snapshot.executions.values(), *snapshot.orchestrators.values()):
         if execution.problems:
             yield f"{execution.workflow_id} reports {', '.join(execution.problems)}"
 
