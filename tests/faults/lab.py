@@ -16,6 +16,7 @@ from pprint import pformat
 from random import Random
 from typing import Any, Final
 
+from domain.names import RunId, run_workflow_id
 from tests.faults import report
 from tests.faults.caller import Caller
 from tests.faults.checker import check
@@ -130,14 +131,23 @@ async def _keep(stack: FaultStack, snapshot: Snapshot, folder: Path, keep: Path)
     rows = {name: getattr(snapshot, name) for name in ("nodes", "ledger", "waiters", "outbox", "inbox", "workspaces")}
     (keep / "rows").write_text(pformat(rows, width=200))
     named = " ".join(text for found in violations.values() for text in found)
+    for run, seen in snapshot.runs.items():
+        if run in named:
+            (keep / f"run-{run}.log").write_text(pformat(seen, width=200))
+            if (name := run_workflow_id(RunId(run))) in snapshot.orchestrators:
+                await _keep_history(stack, name, keep)
     for task in snapshot.tasks:
         if task in named:
             lines = [event.model_dump_json() for event in snapshot.logs[task]]
             (keep / f"{task}.log").write_text("\n".join(lines))
             for name in snapshot.executions:
                 if task in name:
-                    history = await stack.client.get_workflow_handle(name).fetch_history()
-                    (keep / f"{name}.json").write_text(history.to_json())
+                    await _keep_history(stack, name, keep)
+
+
+async def _keep_history(stack: FaultStack, name: str, keep: Path) -> None:
+    history = await stack.client.get_workflow_handle(name).fetch_history()
+    (keep / f"{name}.json").write_text(history.to_json())
 
 
 def main() -> int:

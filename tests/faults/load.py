@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from random import Random
 from typing import Any, Final
 
-from domain.lifecycle import TERMINAL
-from tests.faults import scenes
+from domain.lifecycle import RUN_TERMINAL, TERMINAL
+from tests.faults import run_scenes, scenes
 from tests.faults.caller import PATIENCE, Caller, RefusedError, noting
 from tests.faults.quiet import look
 from tests.faults.stack import FaultStack
@@ -75,15 +75,27 @@ async def finish(caller: Caller, task: str) -> None:
 
 
 async def take_over(stack: FaultStack, caller: Caller) -> None:
-    """See external tasks to their end whose controller was scared away: somebody must call back."""
+    """See to their end external tasks and runs that hold, if whoever drove them was scared away: nobody else will."""
     snapshot = await look(stack, caller.witness)
     orphans = [
         task
         for task, row in snapshot.tasks.items()
         if row["spec"].get("provider") == "external" and row["status"] not in TERMINAL
     ]
+    held = [run for run, seen in snapshot.runs.items() if seen.row["status"] not in RUN_TERMINAL]
+    ends = [*(finish(caller, task) for task in orphans), *(let_go(caller, run) for run in held)]
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.gather(*(finish(caller, task) for task in orphans)), PATIENCE)
+        await asyncio.wait_for(asyncio.gather(*ends), PATIENCE)
+
+
+async def let_go(caller: Caller, run: str) -> None:
+    """See a run to its end; one that holds is let go."""
+    path = f"/v1/runs/{run}"
+    while (row := (await caller.send("GET", path)).json())["status"] not in RUN_TERMINAL:
+        if row["paused"]:
+            with contextlib.suppress(RefusedError):  # somebody else may have let it go
+                await caller.post(f"{path}/resume", {"token": row["pause_token"]})
+        await asyncio.sleep(0.3)
 
 
 async def in_parallel(caller: Caller, row: Mapping[str, Any], token: str, dice: Random) -> None:
@@ -159,4 +171,4 @@ def of_scene(scene: Scene) -> Item:
 
 
 EVERYDAY: Final[tuple[Item, ...]] = (command, command, command, controller, controller)
-OTHERS: Final[tuple[Item, ...]] = tuple(of_scene(scene) for scene in scenes.EVERYDAY)
+OTHERS: Final[tuple[Item, ...]] = tuple(of_scene(scene) for scene in scenes.EVERYDAY + run_scenes.EVERYDAY)

@@ -160,6 +160,7 @@ async def lost(stack: FaultStack, caller: Caller) -> Ends:
     return {}
 
 
+EVERYDAY: Final[tuple[Scene, ...]] = (completes, steered, cancelled, retried)
 SCENE_OF: Final[Mapping[str, Scene]] = {
     "engine.start_run": completes,
     "engine.tell_run": completes,
