@@ -1,0 +1,1 @@
+"""The declarations of the tables, by noun; `store.models` has them all."""
