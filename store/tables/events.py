@@ -11,20 +11,25 @@ from domain.lifecycle import Step
 from store.tables.base import Base, one_of
 
 
-class EventRow(Base):
-    """One event of a task's log; `key` makes a redo write it once."""
+class _Entry:
+    """What an event has in either log; `key` makes a redo write it once."""
 
-    __tablename__ = "events"
-    task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True)
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     attempt: Mapped[int]
     ts: Mapped[datetime]
     type: Mapped[str]
     source: Mapped[str]
-    step: Mapped[str | None]
     data: Mapped[dict[str, Any]]
     key: Mapped[str]
     xid: Mapped[int] = mapped_column(BigInteger, server_default=text("(pg_current_xact_id()::text::bigint)"))
+
+
+class EventRow(_Entry, Base):
+    """One event of a task's log."""
+
+    __tablename__ = "events"
+    task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True)
+    step: Mapped[str | None]
     __table_args__ = (
         one_of("type", EventType),
         one_of("source", EventSource),
@@ -34,19 +39,11 @@ class EventRow(Base):
     )
 
 
-class RunEvent(Base):
-    """One event of a run's own log; `key` makes a redo write it once."""
+class RunEvent(_Entry, Base):
+    """One event of a run's own log."""
 
     __tablename__ = "run_events"
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
-    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    attempt: Mapped[int]
-    ts: Mapped[datetime]
-    type: Mapped[str]
-    source: Mapped[str]
-    data: Mapped[dict[str, Any]]
-    key: Mapped[str]
-    xid: Mapped[int] = mapped_column(BigInteger, server_default=text("(pg_current_xact_id()::text::bigint)"))
     __table_args__ = (
         one_of("type", EventType),
         one_of("source", EventSource),
