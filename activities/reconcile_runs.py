@@ -29,7 +29,7 @@ class RunReconciler:
 
     def __init__(self, database: Database, gateway: Gateway, dispatcher: Dispatcher, policy: Policy) -> None:
         self._database = database
-        self._gateway = gateway
+        self._gateway = gateway.runs
         self._dispatcher = dispatcher
         self._policy = policy
 
@@ -37,11 +37,11 @@ class RunReconciler:
         """Compare runs with their workflows."""
         async with self._database.read() as connection:
             now = await clock.now(connection)
-        killed = await self._gateway.killed_runs(now - KILLED_WITHIN, limit=DESCRIBES)
+        killed = await self._gateway.killed(now - KILLED_WITHIN, limit=DESCRIBES)
         async with self._database.read() as connection:
             found = await run_sweeps.open_runs(connection, quiet=QUIET, hinted=killed, limit=DESCRIBES)
         for run in found:
-            sight = await self._gateway.look_run(RunId(run.run_id))
+            sight = await self._gateway.look(RunId(run.run_id))
             decision = decide(run, sight)
             if decision.action is Action.LEFT_ALONE:
                 continue

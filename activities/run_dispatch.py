@@ -37,7 +37,7 @@ class RunDispatcher:
 
     def __init__(self, *, database: Database, gateway: Gateway, policy: Policy) -> None:
         self._database = database
-        self._gateway = gateway
+        self._gateway = gateway.runs
         self._policy = policy
         self._tasks: set[asyncio.Task[None]] = set()
         self._poke = asyncio.Event()
@@ -119,11 +119,11 @@ class RunDispatcher:
             result = await self._start(mail)
         if result is Sent.DELIVERED and mail.endings:
             endings = Endings(endings=[Ending.model_validate(body) for body in mail.endings])
-            result = await self._gateway.tell_run(mail.run_id, endings)
+            result = await self._gateway.tell(mail.run_id, endings)
         if result is Sent.DELIVERED and RunIntentKind.STEER in mail.kinds:
-            result = await self._gateway.steer_run(mail.run_id)
+            result = await self._gateway.steer(mail.run_id)
         if result is Sent.DELIVERED and RunIntentKind.CANCEL in mail.kinds:
-            result = await self._gateway.cancel_run(mail.run_id)
+            result = await self._gateway.cancel(mail.run_id)
         return result
 
     async def _start(self, mail: Mail) -> Sent:
@@ -131,7 +131,7 @@ class RunDispatcher:
             argument = await run_start.argument(
                 connection, mail.run_id, mail.attempt, history_events=self._policy.limits.history_events
             )
-        return Sent.DELIVERED if argument is None else await self._gateway.start_run(argument)
+        return Sent.DELIVERED if argument is None else await self._gateway.start(argument)
 
     async def _live(self, run: RunId) -> bool:
         async with self._database.read() as connection:
