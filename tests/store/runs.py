@@ -18,6 +18,7 @@ from domain.run_spec import RunSpec
 from store import mirror, run_commands, run_log, run_steering, run_tasks, runs
 from store.engine import Database
 from store.run_tasks import Sender
+from tests.domain.run_logs import NAMES
 
 OF_TASK = {
     TaskStatus.COMPLETED: EventType.TASK_COMPLETED,
@@ -34,6 +35,7 @@ DIAMOND: dict[str, Any] = {
         {"from": "c", "to": "d"},
     ],
 }
+THREE: dict[str, Any] = {"members": [{"name": name, "task": {"command": ["true"]}} for name in NAMES]}
 
 
 async def create_run(

@@ -1,7 +1,6 @@
 """Cancel, retry and deletion of runs: the row, its members, what its orchestrator is told; also two at once."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,14 +22,6 @@ from tests.store.runs import Orchestrator, assert_folds, create_run, intents_of,
 from tests.store.test_retention import blob
 
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    """Give a pool."""
-    found = Database(database_url)
-    yield found
-    await found.close()
 
 
 async def cancel(database: Database, run: RunId) -> Cancelled:

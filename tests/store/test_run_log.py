@@ -1,9 +1,6 @@
-"""The log of a run: the fence of its flush, what a batch may hold, and who hears of the end of its tasks."""
+"""The log of a run: the fence of its flush, what a batch may hold, and what its answer brings."""
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import pytest
@@ -13,26 +10,25 @@ from sqlalchemy import insert, text
 from sqlalchemy.exc import IntegrityError
 
 from domain.events import EventType, NewEvent
-from domain.ids import new_id
-from domain.lifecycle import MEMBER_TRANSITIONS, RUN_TRANSITIONS, MemberStatus, RunStatus, TaskStatus
-from domain.messages import Flush, Verdict
-from domain.names import DEFAULT_PROJECT, ProjectId, RunId, TaskId
+from domain.lifecycle import MEMBER_TRANSITIONS, RUN_TRANSITIONS, MemberStatus, RunStatus
+from domain.messages import Verdict
+from domain.names import RunId
 from domain.run import RunAnswer, RunFlush
 from domain.run_events import EVENT_OF_RUN_OUTCOME
-from store import commands, mirror, project_feed, repairs, run_log
+from store import run_log
 from store.engine import Database
 from store.models import RunCommandRow
 from store.run_log import RunGone
-from tests.domain.run_logs import NAMES, RunLog, run_logs
-from tests.store.runs import Orchestrator, assert_folds, create_run, intents_of, log_of, members_of, row_of
+from tests.domain.run_logs import RunLog, run_logs
+from tests.store.rows import event
+from tests.store.runs import THREE, assert_folds, create_run, log_of, members_of, row_of
 
 E = EventType
-# The fixture is one database for all examples: each of them writes a run of its own.
+# Each of the examples writes a run of its own.
 PROPERTY: Final = settings(
     max_examples=40,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-THREE: Final = {"members": [{"name": name, "task": {"command": ["true"]}} for name in NAMES]}
 BEGUN: Final = {
     RunStatus.QUEUED: [],
     RunStatus.IN_PROGRESS: [E.RUN_STARTED],
@@ -40,19 +36,6 @@ BEGUN: Final = {
     RunStatus.FAILED: [E.RUN_FAILED],
     RunStatus.CANCELLED: [E.RUN_CANCELLED],
 }
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    """Give a pool."""
-    found = Database(database_url, pool=25)
-    yield found
-    await found.close()
-
-
-def event(kind: EventType, key: str | None = None, *, attempt: int = 1, **data: Any) -> NewEvent:
-    """Return an event of now; its key is its type if it is given none."""
-    return NewEvent(key=key or f"{attempt}:{kind}", type=kind, ts=datetime.now(UTC), attempt=attempt, data=data)
 
 
 async def flush(
@@ -309,195 +292,3 @@ async def _wait_again(database: Database, run: RunId) -> None:
     """)
     async with database.begin("test") as connection:
         await connection.execute(again, {"run": run})
-
-
-# --- ends of tasks --------------------------------------------------------------------------------------------------
-
-
-def ended(status: TaskStatus, attempt: int = 1) -> list[NewEvent]:
-    """Return the events that lead from `queued` to an end."""
-    on_the_way = [E.TASK_DELEGATED, E.TASK_STARTED] if status is TaskStatus.COMPLETED else []
-    return [event(kind, attempt=attempt) for kind in (*on_the_way, E(f"task.{status}"))]
-
-
-Way = Callable[[Database, TaskId, TaskStatus], Awaitable[Any]]
-
-
-async def _by_its_flush(database: Database, task: TaskId, status: TaskStatus) -> None:
-    for _ in range(2):
-        async with database.commit("test") as connection:
-            await mirror.flush(connection, Flush(task_id=task, attempt=1, version=1, events=ended(status)))
-
-
-async def _by_its_conclusion(database: Database, task: TaskId, status: TaskStatus) -> None:
-    for _ in range(2):
-        async with database.begin("test") as connection:
-            batch = Flush(task_id=task, attempt=1, version=1, events=ended(status))
-            await mirror.conclude(connection, batch, destroyed=True, next_attempt_at=None)
-
-
-async def _by_a_repair(database: Database, task: TaskId, status: TaskStatus) -> None:
-    for _ in range(2):
-        async with database.begin("test") as connection:
-            await repairs.end_attempt(connection, task, 1, 0, ended(status))
-
-
-async def _by_a_void_cancel(database: Database, task: TaskId, _: TaskStatus) -> None:
-    for _again in range(2):
-        async with database.begin("test") as connection:
-            await connection.execute(text("UPDATE outbox SET leased_by = NULL WHERE task_id = :task"), {"task": task})
-            await commands.cancel(
-                connection, DEFAULT_PROJECT, task, now=datetime.now(UTC), lease_to="tests", lease=timedelta(seconds=1)
-            )
-
-
-ENDS = [status for status in TaskStatus if status.terminal]
-WAYS: list[tuple[Way, TaskStatus]] = [
-    *((way, status) for way in (_by_its_flush, _by_its_conclusion, _by_a_repair) for status in ENDS),
-    (_by_a_void_cancel, TaskStatus.CANCELLED),
-]
-
-
-@pytest.mark.parametrize(("way", "status"), WAYS)
-@pytest.mark.parametrize("item", [None, 2])
-async def test_a_run_hears_once_of_each_end(database: Database, way: Way, status: TaskStatus, item: int | None) -> None:
-    """One intent, in the transaction of the end, whoever writes it and however often; it says which task, and how."""
-    member = {"name": "a", "task": {"command": ["true"]}} | ({} if item is None else {"fan_out": {"count": 3}})
-    writer = Orchestrator(database, await create_run(database, {"members": [member]}))
-    await writer.begin()
-    task = await writer.start("a", item)
-    assert await intents_of(database, writer.run) == []
-    await way(database, task, status)
-    async with database.read() as connection:
-        found = await connection.execute(
-            text("SELECT kind, body FROM run_intents WHERE run_id = :run"), {"run": writer.run}
-        )
-        [intent] = found.all()
-    assert intent.kind == "ended"
-    assert intent.body == {"member": "a", "item": item, "outcome": status, "attempt": 1}
-
-
-async def test_a_try_that_is_followed_by_another_is_no_end(database: Database) -> None:
-    """No intent for the failure of an attempt that the task survives; one for the last, with its attempt."""
-    writer = Orchestrator(database, await create_run(database, THREE))
-    await writer.begin()
-    task = await writer.start("a")
-    again = Flush(task_id=task, attempt=1, version=1, events=[event(E.ATTEMPT_FAILED), event(E.TASK_QUEUED, attempt=2)])
-    async with database.begin("test") as connection:
-        await mirror.conclude(connection, again, destroyed=True, next_attempt_at=datetime.now(UTC))
-    assert await intents_of(database, writer.run) == []
-    last = Flush(task_id=task, attempt=2, version=1, events=ended(TaskStatus.FAILED, attempt=2))
-    async with database.begin("test") as connection:
-        await mirror.conclude(connection, last, destroyed=True, next_attempt_at=None)
-    async with database.read() as connection:
-        query = text("SELECT body ->> 'attempt' FROM run_intents WHERE run_id = :run")
-        assert (await connection.execute(query, {"run": writer.run})).scalars().all() == ["2"]
-
-
-# --- feeds ----------------------------------------------------------------------------------------------------------
-
-
-async def sequence(database: Database, most: int = 100) -> None:
-    """Number everything."""
-    more = True
-    while more:
-        async with database.begin("test") as connection:
-            more = await project_feed.sequence(connection, most=most)
-
-
-async def entries(database: Database, feed: str) -> list[tuple[int, str, int]]:
-    """Return number, log and `seq` of all entries of a feed."""
-    query = text("""
-    SELECT seq, coalesce(task_id, run_id) AS log, coalesce(task_seq, run_seq) AS of_log
-    FROM feed_entries WHERE feed = :feed ORDER BY seq
-    """)
-    async with database.read() as connection:
-        return [(row.seq, row.log, row.of_log) for row in await connection.execute(query, {"feed": feed})]
-
-
-async def assert_whole(database: Database, feed: str, logs: list[str]) -> None:
-    """Every committed event of these logs has one number, without a gap, each log's in its own order."""
-    found = await entries(database, feed)
-    assert [number for number, _, _ in found] == list(range(1, len(found) + 1))
-    query = text("""
-    SELECT task_id AS log, seq FROM events WHERE task_id = ANY(:logs)
-    UNION ALL SELECT run_id, seq FROM run_events WHERE run_id = ANY(:logs) ORDER BY log, seq
-    """)
-    async with database.read() as connection:
-        committed = [(row.log, row.seq) for row in await connection.execute(query, {"logs": logs})]
-    assert sorted((log, seq) for _, log, seq in found) == sorted(committed)
-    for each in logs:
-        numbers = [seq for _, log, seq in found if log == each]
-        assert numbers == sorted(numbers)
-
-
-async def test_many_writers_of_a_run_and_its_tasks_are_all_in_its_feed(database: Database) -> None:
-    """The run's own log and those of 6 tasks, 4 writers each, random delays, 4 sequencers: nothing is skipped.
-
-    The project's feed has the same, and the events of a task beside the run too.
-    """
-    chance, project = random.Random(9), ProjectId(f"p-{new_id()}")  # noqa: S311 - a seed, no secret
-    fan = {"name": "a", "task": {"command": ["true"]}, "fan_out": {"count": 6}}
-    writer = Orchestrator(database, await create_run(database, {"members": [fan]}, project=project))
-    await writer.begin()
-    tasks = [await writer.start("a", item) for item in range(1, 7)]
-    done = asyncio.Event()
-
-    async def write(log: str, number: int) -> None:
-        for place in range(4):
-            async with database.begin("test") as connection:
-                if chance.random() < 0.3:
-                    await connection.execute(text("SELECT pg_current_xact_id(), pg_sleep(0.005)"))
-                key = f"{number}:{place}"
-                if log == writer.run:
-                    await run_log.append(connection, writer.run, [event(E.RUN_AGGREGATED, key)])
-                else:
-                    await mirror.append(connection, TaskId(log), [event(E.DEBUG_TRACE, key)])
-                if chance.random() < 0.3:
-                    await connection.execute(text("SELECT pg_sleep(0.005)"))
-
-    async def number() -> None:
-        while not done.is_set():
-            await sequence(database, most=chance.choice((1, 3, 10)))
-
-    logs = [writer.run, *tasks]
-    async with asyncio.timeout(90):
-        sequencers = [asyncio.create_task(number()) for _ in range(4)]
-        await asyncio.gather(*(write(log, n) for log in logs for n in range(4)))
-        done.set()
-        await asyncio.gather(*sequencers)
-    await sequence(database)
-    await assert_whole(database, project_feed.feed_of_run(writer.run), logs)
-    await assert_whole(database, project_feed.feed_of(project), logs)
-
-
-async def test_commits_in_the_reverse_of_their_order_are_both_in_the_feed(database: Database) -> None:
-    """Who began first and committed last is numbered later, and not skipped: a run beside its own task."""
-    writer = Orchestrator(database, await create_run(database, THREE))
-    await writer.begin()
-    task = await writer.start("a")
-    feed = project_feed.feed_of_run(writer.run)
-    async with database.begin("test") as early:
-        await run_log.append(early, writer.run, [event(E.RUN_AGGREGATED, "early")])
-        async with database.begin("test") as late:
-            await mirror.append(late, task, [event(E.DEBUG_TRACE, "late")])
-        await sequence(database)
-        before = await entries(database, feed)
-        assert before[-1][1] == task
-    await sequence(database)
-    after = await entries(database, feed)
-    assert after[: len(before)] == before
-    assert after[-1][1] == writer.run
-    await assert_whole(database, feed, [writer.run, task])
-
-
-async def test_a_feed_of_a_run_holds_nothing_of_others(database: Database) -> None:
-    """Neither of another run of the same project nor of a task of its own; their feeds hold theirs."""
-    runs = [Orchestrator(database, await create_run(database, THREE)) for _ in range(2)]
-    logs: list[list[str]] = []
-    for writer in runs:
-        await writer.begin()
-        logs.append([writer.run, await writer.run_through("a")])
-    await sequence(database)
-    for writer, own in zip(runs, logs, strict=True):
-        await assert_whole(database, project_feed.feed_of_run(writer.run), own)

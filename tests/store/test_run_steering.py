@@ -1,7 +1,7 @@
 """Pause, resume, breakpoints and commands of runs: under the row's lock, each told to the orchestrator."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -20,14 +20,6 @@ from store.run_steering import Refusal, Steered
 from tests.store.runs import DIAMOND, Orchestrator, assert_folds, create_run, intents_of, log_of, members_of, row_of
 
 TASK = {"command": ["true"], "provider": "external"}
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    """Give a pool."""
-    found = Database(database_url)
-    yield found
-    await found.close()
 
 
 async def pause(database: Database, run: RunId, by: str = "t", project: ProjectId = DEFAULT_PROJECT) -> Steered | None:

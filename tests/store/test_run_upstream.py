@@ -1,7 +1,6 @@
 """What a task of a run is given of its upstreams: in its body as long as that stays small, else as a file."""
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -16,14 +15,6 @@ BODY: dict[str, Any] = {
     "members": [{"name": "above", "task": TASK}, {"name": "below", "task": TASK | {"input": {"own": 1}}}],
     "edges": [{"from": "above", "to": "below"}],
 }
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    """Give a pool."""
-    found = Database(database_url)
-    yield found
-    await found.close()
 
 
 @pytest.mark.parametrize(

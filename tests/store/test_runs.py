@@ -1,6 +1,5 @@
 """Runs: how one is made, read and listed, with its members and their children."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,14 +16,6 @@ from store.engine import Database
 from tests.store.runs import DIAMOND, Orchestrator, assert_folds, create_run, intents_of, log_of, members_of
 
 TASK: dict[str, Any] = {"command": ["true"]}
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    """Give a pool."""
-    found = Database(database_url)
-    yield found
-    await found.close()
 
 
 @pytest.fixture
