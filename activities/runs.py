@@ -81,7 +81,7 @@ class Runs(RunActivities):
             if not answer.live:
                 return BarrierAnswer(answer=answer)
             versions, error = await run_barrier.merge(connection, barrier, await clock.now(connection))
-            answer.commands = await run_log.commands(connection, barrier.flush.run_id, after=barrier.flush.seen)
+            answer = await run_log.unseen(connection, barrier.flush.run_id, answer, seen=barrier.flush.seen)
         self._grown(barrier.flush)
         return BarrierAnswer(answer=answer, state_versions=versions, error=error)
 

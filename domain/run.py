@@ -146,7 +146,7 @@ class RunFlush(BaseModel):
 
 
 class NumberedCommand(BaseModel):
-    """A command from outside, which was checked and is part of the graph; `plan` is what it added."""
+    """A command, which was checked and is part of the graph; `plan` is what it added, `append` is left out."""
 
     n: int
     command: RunCommand
@@ -163,6 +163,8 @@ class RunAnswer(BaseModel):
     pause_reason: str | None = None
     breakpoints: RunBreakpoints | None = None
     commands: list[NumberedCommand] = Field(default_factory=list)
+    # There are other commands: one answer carries no more.
+    more: bool = False
 
     @property
     def live(self) -> bool:

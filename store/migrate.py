@@ -43,6 +43,7 @@ FUNCTIONS = (
     "event_envelope",
     "append_run_events",
     "append_to_run_log",
+    "unseen_commands",
     "flush_run",
     "run_event_envelope",
     "sequence_feeds",

@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import select, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.events import NewEvent
 from domain.names import RunId
-from domain.run import NumberedCommand, RunAnswer, RunFlush
+from domain.run import RunAnswer, RunFlush
 from domain.run_events import changes, member_changes
 from store import jsonb
-from store.models import RunCommandRow
 
 _FLUSH: Final = text("SELECT flush_run(:run, :attempt, :version, CAST(:events AS jsonb), :seen)")
+_UNSEEN: Final = text("SELECT unseen_commands(:run, :seen)")
 _APPEND: Final = text("SELECT append_to_run_log(:run, CAST(:events AS jsonb))")
 
 
@@ -59,11 +59,7 @@ async def append(connection: AsyncConnection, run: RunId, events: Sequence[NewEv
     await connection.execute(_APPEND, {"run": run, "events": events_json(events)})
 
 
-async def commands(connection: AsyncConnection, run: RunId, *, after: int) -> list[NumberedCommand]:
-    """Return the commands with a higher number than this one, in order."""
-    statement = (
-        select(RunCommandRow.n, RunCommandRow.body.label("command"), RunCommandRow.plan)
-        .where(RunCommandRow.run_id == run, RunCommandRow.n > after)
-        .order_by(RunCommandRow.n)
-    )
-    return [NumberedCommand.model_validate(dict(row)) for row in (await connection.execute(statement)).mappings()]
+async def unseen(connection: AsyncConnection, run: RunId, answer: RunAnswer, *, seen: int) -> RunAnswer:
+    """Return the answer with the commands that have come with this transaction, after the number `seen`."""
+    commands: dict[str, Any] = (await connection.execute(_UNSEEN, {"run": run, "seen": seen})).scalar_one()
+    return RunAnswer.model_validate(answer.model_dump() | commands)

@@ -134,6 +134,7 @@ class Course(RunJournal):
         for numbered in answer.commands:
             if numbered.n > self.state.commands_seen:
                 self._command(numbered)
+        self.state.looking = self.state.looking or answer.more
 
     def _command(self, numbered: NumberedCommand) -> None:
         state, progress = self.state, self.progress

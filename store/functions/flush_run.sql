@@ -37,8 +37,5 @@ BEGIN
     'cancel', r.cancel_requested_at IS NOT NULL,
     'pause', r.pause_token,
     'pause_reason', r.pause_reason,
-    'breakpoints', r.breakpoints,
-    'commands', coalesce((
-      SELECT jsonb_agg(jsonb_build_object('n', c.n, 'command', c.body, 'plan', c.plan) ORDER BY c.n)
-      FROM run_commands c WHERE c.run_id = r.id AND c.n > p_seen), '[]'));
+    'breakpoints', r.breakpoints) || unseen_commands(r.id, p_seen);
 END $$;

@@ -76,6 +76,8 @@ def _member(draw: st.DrawFn, log: RunLog) -> None:
 def _other(draw: st.DrawFn, log: RunLog) -> None:
     kind = draw(st.sampled_from((E.RUN_PAUSED, E.RUN_RESUMED, E.RUN_SUPERSTEP, E.RUN_COMMANDED, E.RUN_AGGREGATED)))
     data: dict[str, Any] = {"note": draw(values)}
+    if kind is E.RUN_PAUSED and log.token is not None:
+        kind = E.RUN_RESUMED  # one hold at a time: while one lasts, a breakpoint's is not written
     if kind is E.RUN_PAUSED:
         log.token = draw(text.filter(bool))
         data |= {"token": log.token, "reason": draw(st.none() | text), "breakpoint": True}

@@ -32,7 +32,7 @@ from tests.faults.storm import Storm
 # Of the time, so that the last tasks meet faults too.
 CREATING: Final = 0.85
 BUDGET: Final = 120.0
-ROUNDS: Final = 12
+ROUNDS: Final = 40
 
 
 class Lab:

@@ -226,6 +226,21 @@ async def test_the_answer_carries_the_commands_after_the_last_that_was_seen(
         assert all(command.command.skip == ["a"] for command in answer.commands)
 
 
+async def test_an_answer_carries_as_many_commands_as_fit(database: Database) -> None:
+    """Of three commands of 600 kB two, then the third; none of the added tasks' bodies, which are rows."""
+    run = await create_run(database, THREE)
+    plan = {"names": [f"{n:0>90}" for n in range(6_500)]}
+    async with database.begin("test") as connection:
+        for n in (1, 2, 3):
+            body = {"skip": ["a"], "append": {"members": [{"name": "x", "task": {"command": ["true"]}}]}}
+            row = {"run_id": run, "n": n, "source": "api", "body": body, "plan": plan}
+            await connection.execute(insert(RunCommandRow).values(row))
+    first, second = await flush(database, run, 1, seen=0), await flush(database, run, 2, seen=2)
+    assert ([command.n for command in first.commands], first.more) == ([1, 2], True)
+    assert ([command.n for command in second.commands], second.more) == ([3], False)
+    assert all(not command.command.append.members for command in [*first.commands, *second.commands])
+
+
 @pytest.mark.parametrize(
     ("asked", "token", "more", "held"),
     [
