@@ -13,6 +13,7 @@ from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from domain.lifecycle import RUN_TERMINAL
 from domain.names import RunId, run_workflow_id
 from tests.faults.caller import Caller, noting
+from tests.faults.points import Action
 from tests.faults.stack import FaultStack
 from tests.faults.sweeps import Ends, Scene, swept
 
@@ -101,15 +102,22 @@ async def _runs(caller: Caller, run: str) -> str:
         await asyncio.sleep(LOOK)
 
 
-async def retried(stack: FaultStack, caller: Caller) -> Ends:
+async def retried(stack: FaultStack, caller: Caller, *, reply_is_lost: bool = False) -> Ends:
     """A run that failed is tried again by hand, and does better."""
     marker = stack.folder / f"tried-{secrets.token_hex(4)}"
     run = await create(stack, caller, first=f'[ -e "{marker}" ] || exit 3')
     await reaches(caller, run, status="failed")
     marker.touch()
+    if reply_is_lost:
+        stack.armoury.arm("engine.start_run:after", Action.ERROR)
     await caller.post(f"/v1/runs/{run}/retry", {"from_attempt": 1})
     await reaches(caller, run, status="completed", attempt=2)
     return {}
+
+
+async def started_twice(stack: FaultStack, caller: Caller) -> Ends:
+    """The second attempt of a run is started, and nobody hears of it: its start comes again."""
+    return await retried(stack, caller, reply_is_lost=True)
 
 
 async def deleted(stack: FaultStack, caller: Caller) -> Ends:  # noqa: ARG001 - a scene's signature
@@ -163,6 +171,7 @@ async def lost(stack: FaultStack, caller: Caller) -> Ends:
 EVERYDAY: Final[tuple[Scene, ...]] = (completes, steered, cancelled, retried)
 SCENE_OF: Final[Mapping[str, Scene]] = {
     "engine.start_run": completes,
+    "engine.begun": started_twice,
     "engine.tell_run": completes,
     "engine.steer_run": steered,
     "engine.cancel_run": cancelled,
