@@ -1,7 +1,7 @@
 """The run dispatcher: carries what runs are to be told to the engine, many endings in one signal.
 
-The first is told at once. What ends within the next moment is collected: a run of 500 tasks that end 30 times a second
-costs ten signals a second, not thirty.
+A run is told at once what has ended, unless it was told a lot just now; then what ends within the next moment is
+collected: a run of 500 tasks that end 30 times a second costs ten signals a second, not thirty.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from activities.pace import Pace
 from domain.names import RunId
 from domain.policy import Policy
 from domain.run import Ending, Endings
@@ -28,21 +29,22 @@ log = structlog.get_logger()
 # Longer than the engine's own limits.
 LEASE: Final = timedelta(seconds=15)
 LOOK_AGAIN: Final = 0.5
+# Signals to one run come ten times a second at most, in seconds; a few at once, since members in a chain are no crowd.
 REST: Final = 0.1
+AT_ONCE: Final = 3
 BATCH: Final = 1000
 
 
 class RunDispatcher:
     """Sends intents of runs; `run()` is the loop, `send()` the direct way for what this process has committed."""
 
-    def __init__(self, *, database: Database, gateway: Gateway, policy: Policy) -> None:
+    def __init__(self, *, database: Database, gateway: Gateway, policy: Policy, pace: Pace | None = None) -> None:
         self._database = database
         self._gateway = gateway.runs
         self._policy = policy
         self._tasks: set[asyncio.Task[None]] = set()
         self._poke = asyncio.Event()
-        # When each run was told something, for a moment.
-        self._told: dict[RunId, float] = {}
+        self._pace = pace or Pace(interval=REST, at_once=AT_ONCE)
 
     def send(self, run: RunId) -> None:
         """Send what is to be told to this run now, in the background."""
@@ -72,23 +74,16 @@ class RunDispatcher:
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _resting(self) -> dict[RunId, float]:
-        """Return the runs that were told something just now, and for how long they rest."""
-        now = time.monotonic()
-        self._told = {run: at for run, at in self._told.items() if now - at < REST}
-        return {run: at + REST - now for run, at in self._told.items()}
-
     async def _sweep(self, run: RunId | None = None) -> float:
         """Take what is due and send it; returns after how many seconds to look again."""
-        resting = self._resting()
+        resting = self._pace.rests(time.monotonic())
         async with self._database.commit("run_intents.take") as connection:
             mails = await run_intents.take(connection, until=LEASE, limit=BATCH, resting=resting, run=run)
         for mail in mails:
-            self._told[mail.run_id] = time.monotonic()
+            self._pace.told(mail.run_id, time.monotonic())
             self._spawn(self._carry(mail))
-        if run is not None:
-            return LOOK_AGAIN
-        return min([LOOK_AGAIN, *self._resting().values()])
+        # Whoever rested when the look began was left out, though it may have rested by now.
+        return min([LOOK_AGAIN, *resting.values(), *self._pace.rests(time.monotonic()).values()])
 
     def _spawn(self, work: Awaitable[object]) -> None:
         async def guarded() -> None:
