@@ -84,29 +84,29 @@ async def start(connection: AsyncConnection, flush: RunFlush, starts: Sequence[S
     ids = {member_task_id(flush.run_id, each.member, each.item): each for each in starts}
     there = {row.id: row for row in await connection.execute(_THERE, {"tasks": list(ids)})}
     members = await _members(connection, flush.run_id, starts)
-    started = Started()
+    started, new = Started(), list[tasks.New]()
     for task, each in ids.items():
-        row, key = there.get(task), task_key(each.member, each.item)
+        row = there.get(task)
         if row is None:
-            created = await tasks.create(
-                connection,
-                task=task,
-                project=ProjectId(members.run.project),
-                spec=await _spec(connection, members, each),
-                start=True,
-                now=sender.now,
-                lease_to=sender.name,
-                lease=sender.lease,
-                traceparent=members.run.traceparent,
-                of=tasks.Belonging(run_id=flush.run_id, member=each.member, item=each.item),
-            )
-            intent = created.intent
-        else:
-            intent, attempt = await _again(connection, members.run.project, row, sender)
-            if attempt > 1:
-                started.attempts[key] = attempt
+            of = tasks.Belonging(run_id=flush.run_id, member=each.member, item=each.item)
+            new.append(tasks.New(task=task, spec=await _spec(connection, members, each), of=of))
+            continue
+        intent, attempt = await _again(connection, members.run.project, row, sender)
         if intent is not None:
             started.intents.append(intent)
+        if attempt > 1:
+            started.attempts[task_key(each.member, each.item)] = attempt
+    created = await tasks.create_all(
+        connection,
+        new,
+        project=ProjectId(members.run.project),
+        start=True,
+        now=sender.now,
+        lease_to=sender.name,
+        lease=sender.lease,
+        traceparent=members.run.traceparent,
+    )
+    started.intents += [each.intent for each in created if each.intent is not None]
     return started
 
 

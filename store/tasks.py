@@ -1,7 +1,7 @@
 """Tasks: the row that everybody reads, how it is made, and the lists of it."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -58,26 +58,31 @@ _GET: Final = select(*COLUMNS).where(Task.id == bindparam("task"), Task.project 
 _LOCK: Final = _GET.with_for_update()
 FIRST_QUEUED: Final = "1:task.queued"
 
-# Row, first events and start intent in one statement: it is a transaction of its own, or rides in one.
+# Rows, first events and start intents in one statement: it is a transaction of its own, or rides in one.
 _CREATE: Final = text("""
-WITH created AS (
+WITH given AS (
+  SELECT * FROM jsonb_to_recordset(CAST(:tasks AS jsonb)) AS _ (
+    id text, run_id text, member text, item int, name text, max_attempts int, priority int, labels jsonb, spec jsonb,
+    breakpoints jsonb, facts jsonb
+  )
+), created AS (
   INSERT INTO tasks (id, project, run_id, member, item, name, status, max_attempts, priority, labels, spec, breakpoints,
                      last_seq, created_at, updated_at, traceparent)
-  VALUES (:id, :project, :run_id, :member, CAST(:item AS int), :name,
-          CASE WHEN :start THEN 'queued' ELSE 'ready' END, :max_attempts, :priority,
-          CAST(:labels AS jsonb), CAST(:spec AS jsonb), CAST(:breakpoints AS jsonb), CASE WHEN :start THEN 2 ELSE 1 END,
-          :now, :now, :traceparent)
+  SELECT id, :project, run_id, member, item, name, CASE WHEN :start THEN 'queued' ELSE 'ready' END, max_attempts,
+         priority, labels, spec, breakpoints, CASE WHEN :start THEN 2 ELSE 1 END, :now, :now, :traceparent
+  FROM given
 ), first AS (
-  SELECT * FROM (
-    VALUES (1, 'task.created', CAST(:facts AS text), 'api:created'), (2, 'task.queued', '{}', '1:task.queued')
+  SELECT id, seq, type, data, key
+  FROM given, LATERAL (
+    VALUES (1, 'task.created', facts, 'api:created'), (2, 'task.queued', '{}', '1:task.queued')
   ) AS e (seq, type, data, key)
   WHERE seq = 1 OR :start
 ), logged AS (
   INSERT INTO events (task_id, seq, attempt, ts, type, source, data, key)
-  SELECT :id, seq, 1, :now, type, 'api', CAST(data AS jsonb), key FROM first
+  SELECT id, seq, 1, :now, type, 'api', data, key FROM first
 ), delivered AS (
   INSERT INTO deliveries (id, webhook_id, task_id, seq)
-  SELECT new_uuid7(), w.id, :id, seq
+  SELECT new_uuid7(), w.id, first.id, seq
   FROM (
     SELECT id, events FROM webhooks
     WHERE project = :project AND disabled_at IS NULL AND events && ARRAY['task.created', 'task.queued']
@@ -86,8 +91,8 @@ WITH created AS (
   JOIN first ON type = ANY(w.events)
 )
 INSERT INTO outbox (kind, task_id, attempt, leased_by, leased_until)
-SELECT 'start', :id, 1, :lease_to, clock_timestamp() + :lease WHERE :start
-RETURNING id
+SELECT 'start', id, 1, :lease_to, clock_timestamp() + :lease FROM given WHERE :start
+RETURNING task_id, id
 """)
 
 
@@ -123,6 +128,15 @@ class Belonging:
     item: int | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class New:
+    """A task that is to be written."""
+
+    task: TaskId
+    spec: TaskSpec
+    of: Belonging | None = None
+
+
 async def create(
     connection: AsyncConnection,
     *,
@@ -134,57 +148,82 @@ async def create(
     lease_to: str,
     lease: timedelta,
     traceparent: str | None = None,
-    of: Belonging | None = None,
 ) -> Created:
     """Write a task, its first events and (unless `start` is False) its start intent, leased to the writer."""
-    plain = json_of(spec)
-    plain.pop("start", None)
-    breakpoints = spec.breakpoints.model_dump(mode="json") if spec.breakpoints else None
+    [created] = await create_all(
+        connection,
+        [New(task=task, spec=spec)],
+        project=project,
+        start=start,
+        now=now,
+        lease_to=lease_to,
+        lease=lease,
+        traceparent=traceparent,
+    )
+    return created
+
+
+async def create_all(
+    connection: AsyncConnection,
+    new: Sequence[New],
+    *,
+    project: ProjectId,
+    start: bool,
+    now: datetime,
+    lease_to: str,
+    lease: timedelta,
+    traceparent: str | None = None,
+) -> list[Created]:
+    """Write tasks as `create` does, all in one statement; returns them in the same order."""
+    own = [_own(each) for each in new]
+    facts = [{"name": each.spec.title, "provider": each.spec.provider, "start": start} for each in new]
     parameters = {
-        "id": task,
+        "tasks": json.dumps([row | {"facts": fact} for row, fact in zip(own, facts, strict=True)]),
         "project": project,
-        "run_id": of.run_id if of else None,
-        "member": of.member if of else None,
-        "item": of.item if of else None,
-        "name": spec.title,
         "start": start,
-        "max_attempts": spec.retry.max_attempts,
-        "priority": spec.priority,
-        "labels": json.dumps(spec.labels),
-        "spec": json.dumps(plain),
-        "breakpoints": json.dumps(breakpoints) if breakpoints else None,
-        "facts": json.dumps({"name": spec.title, "provider": spec.provider, "start": start}),
         "now": now,
         "lease_to": lease_to,
         "lease": lease,
         "traceparent": traceparent,
     }
-    number = (await connection.execute(_CREATE, parameters)).scalar_one_or_none()
-    intent = Intent(id=number, kind=OutboxKind.START, task_id=task, attempt=1) if number is not None else None
-    row = dict.fromkeys(column.key for column in COLUMNS) | {
-        "id": task,
+    numbers = {row.task_id: row.id for row in await connection.execute(_CREATE, parameters)}
+    shared = dict.fromkeys(column.key for column in COLUMNS) | {
         "project": project,
-        "run_id": of.run_id if of else None,
-        "member": of.member if of else None,
-        "item": of.item if of else None,
-        "name": spec.title,
         "status": TaskStatus.QUEUED if start else TaskStatus.READY,
         "attempt": 1,
-        "max_attempts": spec.retry.max_attempts,
         "paused": False,
         "paused_seconds": 0.0,
         "exhausted": False,
-        "breakpoints": breakpoints,
-        "priority": spec.priority,
-        "labels": spec.labels,
-        "spec": plain,
         "version": 0,
         "last_seq": 2 if start else 1,
         "created_at": now,
         "updated_at": now,
         "traceparent": traceparent,
     }
-    return Created(row=row, intent=intent)
+    return [Created(row=shared | row, intent=_start_intent(row["id"], numbers)) for row in own]
+
+
+def _start_intent(task: TaskId, numbers: Mapping[str, int]) -> Intent | None:
+    return Intent(id=numbers[task], kind=OutboxKind.START, task_id=task, attempt=1) if task in numbers else None
+
+
+def _own(new: New) -> dict[str, Any]:
+    """Return what a row has of its own."""
+    spec, of = new.spec, new.of
+    plain = json_of(spec)
+    plain.pop("start", None)
+    return {
+        "id": new.task,
+        "run_id": of.run_id if of else None,
+        "member": of.member if of else None,
+        "item": of.item if of else None,
+        "name": spec.title,
+        "max_attempts": spec.retry.max_attempts,
+        "breakpoints": spec.breakpoints.model_dump(mode="json") if spec.breakpoints else None,
+        "priority": spec.priority,
+        "labels": spec.labels,
+        "spec": plain,
+    }
 
 
 async def get(
