@@ -4,32 +4,24 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import httpx2
 from sqlalchemy import text
 
-from domain.events import EventSource, EventType, NewEvent
-from domain.ids import new_id
-from domain.messages import Flush
-from domain.names import DEFAULT_PROJECT, NodeId, TaskId, workflow_id
+from domain.names import NodeId
 from domain.policy import Supervision
-from domain.spec import TaskSpec
-from store import mirror, tasks
 from tests.cli.stacks import StackProcess
-from tests.faults import run_scenes
+from tests.faults import run_scenes, sweep_scenes
 from tests.faults.caller import Caller, noting
-from tests.faults.invariants.logs import ITEM
-from tests.faults.snapshot import Created
 from tests.faults.stack import LABELS, FaultStack, until
-from tests.faults.sweeps import Ends, Scene, swept
+from tests.faults.sweeps import Ends, Scene
 
 # Larger than one chunk of a blob, so that it is appended in two.
 FILE: Final = b"x" * 1_100_000
 STARTS: Final = 4
 AWAY: Final = 6.0  # seconds: the API's own try, the dispatcher's, and the delay between them
-UNREAD: Final = 60  # seconds; whoever dies over it leaves it leased for fifteen
 FORCED_AFTER: Final = Supervision().cancel.total_seconds()
 TOO_LARGE: Final = b"x" * 2_100_000
 
@@ -307,91 +299,6 @@ async def unannounced(stack: FaultStack, caller: Caller) -> Ends:
     return ends
 
 
-# --- what the safety net finds --------------------------------------------------------------------------------------
-
-
-async def terminated(stack: FaultStack, caller: Caller) -> Ends:
-    """Somebody terminates a workflow in Temporal's UI while its command runs."""
-    task = await caller.create(**noting(stack.effects, "sleep 60"))
-    await caller.reaches(task, step="running")
-    await stack.client.get_workflow_handle(workflow_id(TaskId(task), 1)).terminate("by hand")
-    return await swept(stack, caller, {task: ("failed",)})
-
-
-async def ended_from_outside(stack: FaultStack, caller: Caller) -> Ends:
-    """A row was ended by another than its workflow, which has not heard of it."""
-    task = await caller.create(command=["true"], provider="external")
-    await caller.reaches(task, status="delegated")
-    error = {"code": "cancelled", "category": "cancelled", "message": "forced"}
-    event = NewEvent(
-        key=f"tests:{task}",
-        type=EventType.TASK_CANCELLED,
-        ts=datetime.now(UTC),
-        attempt=1,
-        source=EventSource.RECONCILER,
-        data={"error": error},
-    )
-    async with stack.database.commit("tests.end") as connection:
-        await mirror.flush(connection, Flush(task_id=TaskId(task), attempt=1, version=2**62, events=[event]))
-    return await swept(stack, caller, {task: ("cancelled",)})
-
-
-async def lost_start(stack: FaultStack, caller: Caller) -> Ends:
-    """A row of ten minutes ago whose start nobody has sent, and nobody will."""
-    task, item = TaskId(new_id()), secrets.token_hex(8)
-    spec = TaskSpec.model_validate(noting(stack.effects, "true", labels={ITEM: item}))
-    async with stack.database.begin("tests.lost_start") as connection:
-        await tasks.create(
-            connection,
-            task=task,
-            project=DEFAULT_PROJECT,
-            spec=spec,
-            start=True,
-            now=datetime.now(UTC) - timedelta(minutes=10),
-            lease_to="nobody",
-            lease=timedelta(0),
-        )
-        await connection.execute(text("DELETE FROM outbox WHERE task_id = :task"), {"task": task})
-    caller.witness.created.append(Created(item=item, task=task))
-    return await swept(stack, caller, {task: ("completed",)})
-
-
-async def unreadable(stack: FaultStack, caller: Caller) -> Ends:
-    """A start whose body this version cannot read: it waits, and goes once the body has been mended."""
-    task, item = TaskId(new_id()), secrets.token_hex(8)
-    spec = TaskSpec.model_validate(noting(stack.effects, "true", labels={ITEM: item}))
-    priority = text("UPDATE tasks SET spec = jsonb_set(spec, '{priority}', CAST(:priority AS jsonb)) WHERE id = :task")
-    async with stack.database.begin("tests.unreadable") as connection:
-        await tasks.create(
-            connection,
-            task=task,
-            project=DEFAULT_PROJECT,
-            spec=spec,
-            start=True,
-            now=datetime.now(UTC),
-            lease_to="nobody",
-            lease=timedelta(0),
-        )
-        await connection.execute(priority, {"task": task, "priority": '"urgent"'})
-    for _ in range(UNREAD):
-        async with stack.database.read() as connection:
-            why = text("SELECT last_error FROM outbox WHERE task_id = :task AND last_error IS NOT NULL")
-            if (await connection.execute(why, {"task": task})).first():
-                break
-        await asyncio.sleep(1)
-    async with stack.database.begin("tests.readable") as connection:
-        await connection.execute(priority, {"task": task, "priority": "3"})
-    caller.witness.created.append(Created(item=item, task=task))
-    return {task: ("completed",)}
-
-
-async def drifted(stack: FaultStack, caller: Caller) -> Ends:
-    """A node counts a slot as used that nobody holds."""
-    async with stack.database.begin("tests.drift") as connection:
-        await connection.execute(text("UPDATE nodes SET used = used + 1 WHERE id = 'n0' AND used < slots"))
-    return await swept(stack, caller, {})
-
-
 EVERYDAY: Final[tuple[Scene, ...]] = (
     local,
     failing,
@@ -418,33 +325,20 @@ SCENE_OF: Final[Mapping[str, Scene]] = {
     "outbox.give_time": cancelled,
     "outbox.cancel_again": forced,
     "outbox.defer_callback": deferred,
-    "outbox.unreadable": unreadable,
     "engine.signal": external,
     "keys.": keys,
     "keys.ensure": first_start,
     "nodes.": late_node,
     "placement.wait_for_node": late_node,
     "placement.wait_for_slot": crowd,
-    "engine.clean_up": terminated,
-    "engine.killed": drifted,
     "conversations.": conversation,
     "engine.close": conversation,
     "engine.follow_up": conversation,
-    "engine.look": terminated,
     "engine.polled": reported,
     "engine.problems": reported,
     "engine.pause": steered,
-    "engine.terminate": ended_from_outside,
-    "ledger.": terminated,
     "provider.inspect": slow_workspace,
-    "provider.list": drifted,
-    "reaper.": drifted,
-    "retention.": drifted,
     "sessions.": session,
-    "sweeps.": terminated,
-    "sweeps.checked_ended": ended_from_outside,
-    "sweeps.clean_up": ended_from_outside,
-    "sweeps.start_again": lost_start,
     "tasks.delete": deleted,
     "provider.locate": files,
     "provider.transfer_attachment": files,
@@ -455,6 +349,7 @@ SCENE_OF: Final[Mapping[str, Scene]] = {
     "tasks.set_breakpoints": steered,
     "tasks.start": started_later,
     **run_scenes.SCENE_OF,
+    **sweep_scenes.SCENE_OF,
     "webhooks.": announced,
     "webhooks.disable": unannounced,
 }

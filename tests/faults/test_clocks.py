@@ -16,8 +16,9 @@ from tests.faults.caller import Caller, noting
 from tests.faults.checker import check
 from tests.faults.points import trees
 from tests.faults.quiet import settled
-from tests.faults.scenes import cancelled, crowd, external, local, play, retried, terminated
+from tests.faults.scenes import cancelled, crowd, external, local, play, retried
 from tests.faults.stack import FaultStack, running
+from tests.faults.sweep_scenes import terminated
 from tests.faults.sweeps import Scene
 
 LIBRARY: Final = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)

@@ -21,6 +21,8 @@ from domain.tokens import Claims
 from store import callbacks, migrate
 from store.engine import Database
 from store.outbox import Intent, Undelivered
+from tests.faults.checker import check, name_of
+from tests.faults.snapshot import Snapshot
 from workflows.attempt import Attempt
 from workspaces.launcher import Launcher
 from workspaces.layout import Layout, write_private
@@ -29,6 +31,11 @@ from workspaces.presets import Invocation
 from workspaces.provider import Grant
 
 FUNCTIONS: Final = Path(migrate.__file__).parent / "functions"
+
+
+def found(snapshot: Snapshot, number: int) -> list[str]:
+    """Return the violations of one invariant."""
+    return check(snapshot)[name_of(number)]
 
 
 @dataclass(frozen=True)
