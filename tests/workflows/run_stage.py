@@ -20,7 +20,8 @@ from domain.policy import Policy
 from domain.run_spec import RunCommand, RunSpec
 from store import run_growth, runs
 from store.models import RunIntent, RunIntentKind
-from tests.workflows.stage import ScriptedNode, Stage, stage_on
+from tests.workflows.node import ScriptedNode
+from tests.workflows.stage import Stage, stage_on
 
 PATIENCE = 60
 

@@ -9,7 +9,8 @@ from typing import Any, Final
 from domain.lifecycle import STEP_ORDER, NodeStatus, Step
 from domain.messages import CallbackSignal
 from domain.names import CallbackKind, SignalName
-from tests.workflows.stage import Running, ScriptedNode, Stage
+from tests.workflows.node import ScriptedNode
+from tests.workflows.stage import Running, Stage
 
 CLAIMED: Final = CallbackSignal(kind=CallbackKind.CLAIMED)
 READY: Final = CallbackSignal(kind=CallbackKind.READY)

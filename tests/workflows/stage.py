@@ -6,15 +6,13 @@ The node implements the port; what it is told to do stands in `script`. Everythi
 import asyncio
 import contextlib
 import json
-from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import insert, select, text
-from temporalio import activity
+from sqlalchemy import insert, text
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowHistory
@@ -24,23 +22,14 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from activities.dispatch import Dispatcher
-from activities.failures import FailureInterceptor
 from activities.reconcile import Reconciler
 from activities.run_dispatch import RunDispatcher
-from domain.errors import Category, Failure
+from domain.errors import Category
 from domain.events import Event, EventSource, EventType, NewEvent, fold
 from domain.ids import new_id, workspace_id
 from domain.lifecycle import NodeStatus, TaskStatus
 from domain.messages import (
-    Acknowledgement,
-    AgentExit,
-    AgentOrder,
-    AgentStarted,
-    AttachmentOrder,
     CallbackSignal,
-    WorkspaceFacts,
-    WorkspaceOrder,
-    WorkspaceRef,
 )
 from domain.names import (
     DEFAULT_PROJECT,
@@ -50,87 +39,22 @@ from domain.names import (
     SignalName,
     TaskId,
     WorkspaceId,
-    node_queue,
-    supervise_queue,
 )
 from domain.policy import Policy, Retention
-from domain.reconcile import ListOrder, NodeWorkspaces, Report, SweepOrder
+from domain.reconcile import Report, SweepOrder
 from domain.runner import RunnerInput
 from domain.spec import TaskSpec
 from store import commands, mirror
 from store.commands import Outcome
 from store.engine import Database
-from store.models import EventRow, Node, Task
+from store.models import Node, Task
+from tests.store.rows import log_of, row_of, scalar
+from tests.workflows.node import ScriptedNode
 from worker import control_worker
 from workflows.gateway import Gateway, Sent
-from workflows.ports import NodeActivities
 
 STEP_LIMIT = 20
 PATIENCE = 60.0  # how long the busiest machine may take: a limit for what hangs, and no fact of any test
-Script = Callable[[Any], Awaitable[Any]]
-
-
-class ScriptedNode(NodeActivities):
-    """A node that does at once what each activity promises, unless `script` names something else for it."""
-
-    def __init__(self, node_id: NodeId) -> None:
-        self.id = node_id
-        self.script: dict[str, Script] = {}
-        self.calls: dict[str, list[Any]] = defaultdict(list)
-        self.workspaces: set[WorkspaceId] = set()
-        self.buried: set[WorkspaceId] = set()
-        self.exits: dict[int, asyncio.Future[AgentExit]] = defaultdict(asyncio.Future)
-
-    async def _play(self, name: str, argument: Any) -> Any:
-        self.calls[name].append(argument)
-        return await self.script[name](argument) if name in self.script else None
-
-    @activity.defn
-    async def create_workspace(self, order: WorkspaceOrder) -> Acknowledgement:
-        answer = await self._play("create_workspace", order)
-        if order.workspace_id in self.buried:  # an id that was destroyed cannot be created again
-            raise Failure("workspace_gone", "It was destroyed.", category=Category.WORKSPACE)
-        self.workspaces.add(order.workspace_id)
-        return answer or Acknowledgement(workspace_id=order.workspace_id)
-
-    @activity.defn
-    async def inspect_workspace(self, ref: WorkspaceRef) -> WorkspaceFacts:
-        await self._play("inspect_workspace", ref)
-        return WorkspaceFacts(workspace_id=ref.workspace_id, exists=ref.workspace_id in self.workspaces)
-
-    @activity.defn
-    async def transfer_attachment(self, order: AttachmentOrder) -> Acknowledgement:
-        await self._play("transfer_attachment", order)
-        return Acknowledgement(workspace_id=order.workspace_id)
-
-    @activity.defn
-    async def start_agent(self, order: AgentOrder) -> AgentStarted:
-        answer = await self._play("start_agent", order)
-        return answer or AgentStarted(turn=order.turn, pid=4711)
-
-    @activity.defn
-    async def supervise_agent(self, order: AgentOrder) -> AgentExit:
-        answer = await self._play("supervise_agent", order)
-        if answer is not None:
-            return answer  # type: ignore[no-any-return]
-        while not self.exits[order.turn].done():
-            activity.heartbeat()
-            await asyncio.wait([self.exits[order.turn]], timeout=0.2)
-        return self.exits[order.turn].result()
-
-    @activity.defn
-    async def destroy_workspace(self, ref: WorkspaceRef) -> Acknowledgement:
-        await self._play("destroy_workspace", ref)
-        kept = ref.keep and ref.workspace_id in self.workspaces
-        if not ref.keep:
-            self.buried.add(ref.workspace_id)
-            self.workspaces.discard(ref.workspace_id)
-        return Acknowledgement(workspace_id=ref.workspace_id, details={"kept": kept})
-
-    @activity.defn
-    async def list_workspaces(self, order: ListOrder) -> list[NodeWorkspaces]:
-        await self._play("list_workspaces", order)
-        return [NodeWorkspaces(provider="local", workspace_ids=sorted(self.workspaces))]
 
 
 @dataclass
@@ -292,9 +216,7 @@ class Stage:
 
     async def used(self, node: ScriptedNode) -> int:
         """How many slots of a node are taken."""
-        async with self.database.begin("test") as connection:
-            query = text("SELECT used FROM nodes WHERE id = :node")
-            return int((await connection.execute(query, {"node": node.id})).scalar_one())
+        return int(await scalar(self.database, "SELECT used FROM nodes WHERE id = :node", node=node.id))
 
     @asynccontextmanager
     async def node(self, *, slots: int = 4, status: NodeStatus = NodeStatus.READY) -> AsyncIterator[ScriptedNode]:
@@ -314,21 +236,7 @@ class Stage:
     @asynccontextmanager
     async def alive(self, node: ScriptedNode) -> AsyncIterator[None]:
         """Run a node's workers."""
-        activities: list[Callable[..., Any]] = [
-            node.create_workspace,
-            node.inspect_workspace,
-            node.transfer_attachment,
-            node.start_agent,
-            node.destroy_workspace,
-            node.list_workspaces,
-        ]
-        client = self.environment.client
-        boundary = [FailureInterceptor()]
-        short = Worker(client, task_queue=node_queue(node.id), activities=activities, interceptors=boundary)
-        long = Worker(
-            client, task_queue=supervise_queue(node.id), activities=[node.supervise_agent], interceptors=boundary
-        )
-        async with short, long:
+        async with node.at_work(self.environment.client):
             yield
         # Nobody asks it for its workspaces any more.
         await self.execute("UPDATE nodes SET status = 'gone' WHERE id = :id", id=node.id)
@@ -352,15 +260,10 @@ class Running:
         return self.stage.environment.client.get_workflow_handle(f"task-{self.task}-a{self.attempt}")
 
     async def row(self) -> dict[str, Any]:
-        async with self.stage.database.begin("test") as connection:
-            return dict((await connection.execute(select(Task.__table__).where(Task.id == self.task))).mappings().one())
+        return await row_of(self.stage.database, self.task)
 
     async def events(self) -> list[Event]:
-        columns = [c for c in EventRow.__table__.columns if c.name != "key"]
-        async with self.stage.database.begin("test") as connection:
-            query = select(*columns).where(EventRow.task_id == self.task).order_by(EventRow.seq)
-            rows = (await connection.execute(query)).mappings().all()
-        return [Event.model_validate({**row, "run_id": None}) for row in rows]
+        return await log_of(self.stage.database, self.task)
 
     async def story(self) -> list[str]:
         """The log in short: `type` or `type(step)`."""
@@ -449,9 +352,8 @@ class Running:
 
     async def holds(self) -> int:
         """How many ledger entries of this task are open."""
-        async with self.stage.database.begin("test") as connection:
-            query = text("SELECT count(*) FROM ledger WHERE task_id = :task AND state <> 'released'")
-            return int((await connection.execute(query, {"task": self.task})).scalar_one())
+        query = "SELECT count(*) FROM ledger WHERE task_id = :task AND state <> 'released'"
+        return int(await scalar(self.stage.database, query, task=self.task))
 
 
 def outcome_of(failure: BaseException | None) -> str:

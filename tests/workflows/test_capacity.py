@@ -5,8 +5,9 @@ from sqlalchemy import text
 from domain.lifecycle import NodeStatus, Step
 from domain.messages import NodeReady, SlotGranted
 from domain.names import SignalName
+from tests.workflows.node import ScriptedNode
 from tests.workflows.scenes import scene
-from tests.workflows.stage import Running, ScriptedNode, Stage
+from tests.workflows.stage import Running, Stage
 
 
 async def in_queue(stage: Stage, node: ScriptedNode, *, priority: int) -> Running:

@@ -13,8 +13,9 @@ from domain.lifecycle import Step
 from domain.messages import Acknowledgement
 from domain.names import WorkspaceId
 from domain.policy import Policy, StepRetry
+from tests.workflows.node import ScriptedNode
 from tests.workflows.scenes import BLOCKING, FINISHED, READY
-from tests.workflows.stage import Running, ScriptedNode, Stage
+from tests.workflows.stage import Running, Stage
 
 # As by default, only faster: the delays are told in the events.
 QUICK = Policy.model_validate({"step_retry": {"first_delay": 0.05, "longest_delay": 0.08}})

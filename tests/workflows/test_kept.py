@@ -9,8 +9,9 @@ from domain.events import EventType
 from domain.lifecycle import STEP_ORDER, Step
 from domain.messages import Acknowledgement, SlotGranted, WorkspaceRef
 from domain.names import SignalName, WorkspaceId
+from tests.workflows.node import ScriptedNode
 from tests.workflows.scenes import Scene, scene
-from tests.workflows.stage import Running, ScriptedNode, Stage
+from tests.workflows.stage import Running, Stage
 from tests.workflows.test_retries import fail
 from tests.workflows.test_retries_by_hand import retry
 

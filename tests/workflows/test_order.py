@@ -18,8 +18,9 @@ from domain.names import TASK_RUNNER, ProjectId, SignalName, TaskId, workflow_id
 from domain.runner import RunnerInput
 from domain.spec import TaskSpec
 from tests.store import witness
+from tests.workflows.node import ScriptedNode
 from tests.workflows.scenes import scene
-from tests.workflows.stage import PATIENCE, Running, ScriptedNode, Stage
+from tests.workflows.stage import PATIENCE, Running, Stage
 from tests.workflows.test_cleanup import ended, released
 from tests.workflows.test_fencing import mortal
 from workflows.gateway import Gateway, Sent

@@ -7,27 +7,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import pytest
-from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.workflowservice.v1 import (
-    DeleteWorkflowExecutionRequest,
-    PauseWorkflowExecutionRequest,
-    UnpauseWorkflowExecutionRequest,
-)
-from temporalio.client import ScheduleOverlapPolicy
+from temporalio.api.workflowservice.v1 import PauseWorkflowExecutionRequest, UnpauseWorkflowExecutionRequest
 
 from domain import failpoints
 from domain.events import EventSource, EventType, NewEvent
 from domain.lifecycle import Step
-from domain.names import RECONCILE, RECONCILE_SCHEDULE, TASK_RUNNER, SignalName, WorkspaceId
+from domain.names import RECONCILE, TASK_RUNNER, SignalName, WorkspaceId
 from domain.reconcile import Action, Report, Seen, SweepOrder
 from store import mirror
 from tests.faults.points import lost
-from tests.workflows.scenes import Scene, external, scene
-from tests.workflows.stage import PATIENCE, Running, Stage
-from workflows import schedule
+from tests.workflows.scenes import external, scene
+from tests.workflows.stage import Running, Stage
+from tests.workflows.sweeps import clean, old
 
-EVERY: Final = timedelta(minutes=10)
-EMPTY: Final = "SELECT count(*) = 0 FROM ledger WHERE task_id = '{}' AND state <> 'released'"
 DUE: Final = (
     "SELECT count(*) = {} FROM outbox"
     " WHERE task_id = '{}' AND kind = 'start' AND due_at > clock_timestamp() + interval '100 s'"
@@ -39,26 +31,6 @@ FORGET: Final = (
     version = {version}, finished_at = NULL WHERE id = '{id}'""",
     "ALTER TABLE tasks ENABLE TRIGGER tasks_transition",
 )
-
-
-async def old(task: Running) -> None:
-    """Let the row have been as it is for longer than a sweep leaves it alone."""
-    await task.stage.execute(
-        "UPDATE tasks SET updated_at = updated_at - interval '5 min',"
-        " step_started_at = step_started_at - interval '5 min' WHERE id = :id",
-        id=task.task,
-    )
-
-
-async def deleted(task: Running) -> None:
-    """Delete the workflow with its history, and wait until the engine does not know it any more."""
-    service = task.stage.environment.client.workflow_service
-    request = DeleteWorkflowExecutionRequest(
-        namespace=task.stage.environment.client.namespace,
-        workflow_execution=WorkflowExecution(workflow_id=task.handle.id),
-    )
-    await service.delete_workflow_execution(request)
-    await until_seen(task, Seen.NOT_FOUND)
 
 
 async def until_seen(task: Running, seen: Seen) -> None:
@@ -73,12 +45,6 @@ async def until_seen(task: Running, seen: Seen) -> None:
 async def did(report: Report, action: Action, task: Running) -> bool:
     """Whether the report tells of this action on this task."""
     return task.task in report.ids.get(action, [])
-
-
-async def clean(at: Scene) -> None:
-    """Wait until the Cleanup has released all."""
-    await at.task.stage.until(EMPTY.format(at.task.task))
-    await at.assert_clean()
 
 
 @pytest.mark.parametrize(
@@ -149,7 +115,7 @@ async def test_a_terminate_of_what_is_to_be_cancelled_is_a_cancel(stage: Stage) 
 async def test_a_deleted_workflow_is_a_lost_attempt(stage: Stage, max_attempts: int, status: str, attempt: int) -> None:
     """Retried by the task's policy when the lease has run out, or failed; what it held is released."""
     async with scene(stage, Step.RUNNING, retry={"max_attempts": max_attempts}) as at:
-        await deleted(at.task)
+        await stage.forget(at.task.handle.id)
         await old(at.task)
         assert await did(await stage.sweep(), Action.ENDED, at.task)
         row = await at.task.row()
@@ -363,43 +329,6 @@ async def test_a_sweep_costs_a_short_history(stage: Stage) -> None:
     handle = await client.start_workflow(RECONCILE, SweepOrder(), id=f"short-{stage.queue}", task_queue=stage.queue)
     await handle.result()
     assert len((await handle.fetch_history()).events) <= 40
-
-
-async def test_the_schedule_is_kept_by_every_start(stage: Stage) -> None:
-    """Made once, brought up to date by the next, left paused where an operator paused it, made anew when it is lost."""
-    client = stage.environment.client
-    handle = client.get_schedule_handle(RECONCILE_SCHEDULE)
-    try:
-        await asyncio.gather(*(schedule.keep(client, every=EVERY, queue=stage.queue) for _ in range(3)))
-        await handle.pause(note="lunch")
-        async with asyncio.timeout(PATIENCE):
-            # The engine takes a pause as a signal: until it is to be seen, an update would write what was before.
-            while not (await handle.describe()).schedule.state.paused:  # noqa: ASYNC110 - a schedule has no event
-                await asyncio.sleep(0.05)
-        await schedule.keep(client, every=2 * EVERY, queue=stage.queue)
-        found = (await handle.describe()).schedule
-        assert [interval.every for interval in found.spec.intervals] == [2 * EVERY]
-        assert found.state.paused
-        assert found.policy.overlap is ScheduleOverlapPolicy.SKIP
-        await handle.delete()
-        await schedule.keep(client, every=EVERY, queue=stage.queue)
-        assert not (await handle.describe()).schedule.state.paused
-    finally:
-        await handle.delete()
-
-
-async def test_the_schedule_sweeps(stage: Stage) -> None:
-    """What was terminated is repaired and nobody asked for it."""
-    client = stage.environment.client
-    async with scene(stage, Step.RUNNING) as at:
-        await schedule.keep(client, every=timedelta(seconds=1), queue=stage.queue)
-        try:
-            await at.task.handle.terminate("an operator's word")
-            await old(at.task)
-            await at.task.until(status="failed")
-            await clean(at)
-        finally:
-            await client.get_schedule_handle(RECONCILE_SCHEDULE).delete()
 
 
 async def test_a_workflow_that_cannot_go_on_is_flagged(stage: Stage) -> None:

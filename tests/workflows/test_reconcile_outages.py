@@ -3,8 +3,6 @@
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -18,13 +16,11 @@ from temporalio.testing import WorkflowEnvironment
 from cli.embedded.postgres import Postgres
 from cli.embedded.temporal import TemporalDevServer
 from domain.lifecycle import Step
-from domain.names import RECONCILE_SCHEDULE
 from store.migrate import upgrade
 from tests.workflows.scenes import external
 from tests.workflows.stage import Running, Stage, stage_on
-from workflows import schedule
+from tests.workflows.sweeps import old, swept
 
-OLD: Final = "UPDATE tasks SET step_started_at = step_started_at - interval '5 min' WHERE id = :id"
 LOCK: Final = text("SELECT FROM tasks WHERE id = :id FOR UPDATE")
 # A sweep waits for the row that it is about to end.
 SWEEPING: Final = (
@@ -42,22 +38,11 @@ async def own_postgres(tmp_path: Path) -> AsyncIterator[Postgres]:
     await server.stop()
 
 
-@asynccontextmanager
-async def swept(stage: Stage) -> AsyncIterator[None]:
-    """Sweep every second."""
-    client = stage.environment.client
-    await schedule.keep(client, every=timedelta(seconds=1), queue=stage.queue)
-    try:
-        yield
-    finally:
-        await client.get_schedule_handle(RECONCILE_SCHEDULE).delete()
-
-
 async def terminated(stage: Stage) -> Running:
     """Give a task whose workflow was terminated some time ago."""
     task = await external(stage, Step.WORKSPACE_READY)
     await task.handle.terminate("an operator's word")
-    await stage.execute(OLD, id=task.task)
+    await old(task)
     return task
 
 
@@ -107,7 +92,7 @@ async def test_temporal_has_lost_its_state(tmp_path: Path, own_temporal: Tempora
     """The schedule is made anew, and what was under way ends as `workflow_lost`."""
     async with stage_on(await environment_of(own_temporal), database_url) as stage:
         task = await external(stage, Step.WORKSPACE_READY)
-        await stage.execute(OLD, id=task.task)
+        await old(task)
         await own_temporal.stop()
         for file in tmp_path.glob("t.db*"):
             file.unlink()
