@@ -1,14 +1,15 @@
 """`taskrunner runs cancel`, `pause`, `resume`, `retry`, `breakpoints`, `command`: steer a run."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
 from cli import completion
 from cli.data_dir import DEFAULT, DataDirOption
+from cli.holding import Reason, hold, hold_at, let_go, tell
 from cli.remote import connect
 from cli.runs import File, RunId, sent
-from cli.screen import JsonOption, console, escape, print_json
+from cli.screen import JsonOption
 
 CANCELS: Final = {
     "requested": "requested; the run ends as soon as its tasks have",
@@ -27,20 +28,19 @@ def cancel(run_id: RunId, *, as_json: JsonOption = False, data_dir: DataDirOptio
     """Ask a run to end as cancelled, with all its tasks; asked again, say whether it has."""
     with connect(data_dir) as remote:
         answer = remote.post(f"/v1/runs/{run_id}/cancel", {})
-    _tell(answer, f"cancel of {run_id}: {CANCELS[answer['result']]}", as_json=as_json)
+    tell(answer, f"cancel of {run_id}: {CANCELS[answer['result']]}", as_json=as_json)
 
 
 def pause(
     run_id: RunId,
-    reason: Annotated[str | None, typer.Option(help="Shown to whoever wonders why it is held.")] = None,
+    reason: Reason = None,
     *,
     as_json: JsonOption = False,
     data_dir: DataDirOption = DEFAULT,
 ) -> None:
     """Hold a run: tasks that are open go on, no other is started."""
-    with connect(data_dir) as remote:
-        answer = remote.post(f"/v1/runs/{run_id}/pause", {"reason": reason} if reason is not None else {})
-    _tell(answer, f"pause of {run_id}: {PAUSES[answer['result']]}", as_json=as_json)
+    answer = hold(data_dir, f"/v1/runs/{run_id}", reason)
+    tell(answer, f"pause of {run_id}: {PAUSES[answer['result']]}", as_json=as_json)
 
 
 def resume(
@@ -51,11 +51,8 @@ def resume(
     data_dir: DataDirOption = DEFAULT,
 ) -> None:
     """Let a run go on that is held, or is to be."""
-    with connect(data_dir) as remote:
-        # Without a pause there is no token to give: the API says so in its own words.
-        given = token or remote.get(f"/v1/runs/{run_id}")["pause_token"] or "none"
-        answer = remote.post(f"/v1/runs/{run_id}/resume", {"token": given})
-    _tell(answer, f"resume of {run_id}: applied; it goes on", as_json=as_json)
+    answer = let_go(data_dir, f"/v1/runs/{run_id}", token)
+    tell(answer, f"resume of {run_id}: applied; it goes on", as_json=as_json)
 
 
 def retry(
@@ -69,7 +66,7 @@ def retry(
     body = {} if from_attempt is None else {"from_attempt": from_attempt}
     with connect(data_dir) as remote:
         run = remote.post(f"/v1/runs/{run_id}/retry", body)
-    _tell(run, f"attempt {run['attempt']} of {run_id} is {run['status']}", as_json=as_json)
+    tell(run, f"attempt {run['attempt']} of {run_id} is {run['status']}", as_json=as_json)
 
 
 def breakpoints(
@@ -84,12 +81,8 @@ def breakpoints(
     data_dir: DataDirOption = DEFAULT,
 ) -> None:
     """Replace a run's breakpoints; none at all takes them away."""
-    body = {"before": before or [], "after": after or [], "each_step": each_step}
-    with connect(data_dir) as remote:
-        answer = remote.put(f"/v1/runs/{run_id}/breakpoints", body)
-    places = [f"{side} {name}" for side in ("before", "after") for name in answer[side]]
-    places += ["after each step"] if answer["each_step"] else []
-    _tell(answer, f"breakpoints of {run_id}: {', '.join(places) or 'none'}", as_json=as_json)
+    answer, places = hold_at(data_dir, f"/v1/runs/{run_id}", before, after, each_step=each_step)
+    tell(answer, f"breakpoints of {run_id}: {places}", as_json=as_json)
 
 
 def command(run_id: RunId, file: File, *, as_json: JsonOption = False, data_dir: DataDirOption = DEFAULT) -> None:
@@ -97,11 +90,4 @@ def command(run_id: RunId, file: File, *, as_json: JsonOption = False, data_dir:
     with connect(data_dir) as remote:
         answer = sent(remote, f"/v1/runs/{run_id}/commands", file)
     added = f"{len(answer['members'])} members and {answer['edges']} edges added"
-    _tell(answer, f"command {answer['n']} to {run_id}: stored, {added}", as_json=as_json)
-
-
-def _tell(answer: dict[str, Any], sentence: str, *, as_json: bool) -> None:
-    if as_json:
-        print_json(answer)
-    else:
-        console().print(escape(sentence))
+    tell(answer, f"command {answer['n']} to {run_id}: stored, {added}", as_json=as_json)

@@ -1,13 +1,14 @@
 """`taskrunner tasks pause`, `resume`, `breakpoints`, `followup`, `close`: hold a task, and talk to it."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
 from cli import completion
 from cli.data_dir import DEFAULT, DataDirOption
+from cli.holding import Reason, hold, hold_at, let_go, tell
 from cli.remote import connect
-from cli.screen import JsonOption, console, escape, print_json
+from cli.screen import JsonOption
 from cli.tasks import TaskId
 
 PAUSES: Final = {
@@ -21,15 +22,14 @@ Steps = Annotated[
 
 def pause(
     task_id: TaskId,
-    reason: Annotated[str | None, typer.Option(help="Shown to whoever wonders why it is held.")] = None,
+    reason: Reason = None,
     *,
     as_json: JsonOption = False,
     data_dir: DataDirOption = DEFAULT,
 ) -> None:
     """Hold a task: at once where it waits, else as soon as its step has ended."""
-    with connect(data_dir) as remote:
-        answer = remote.post(f"/v1/tasks/{task_id}/pause", {"reason": reason} if reason is not None else {})
-    _tell(answer, f"pause of {task_id}: {PAUSES[answer['result']]}", as_json=as_json)
+    answer = hold(data_dir, f"/v1/tasks/{task_id}", reason)
+    tell(answer, f"pause of {task_id}: {PAUSES[answer['result']]}", as_json=as_json)
 
 
 def resume(
@@ -40,11 +40,8 @@ def resume(
     data_dir: DataDirOption = DEFAULT,
 ) -> None:
     """Let a task go on that is held, or is to be."""
-    with connect(data_dir) as remote:
-        # Without a pause there is no token to give: the API says so in its own words.
-        given = token or remote.get(f"/v1/tasks/{task_id}")["pause_token"] or "none"
-        answer = remote.post(f"/v1/tasks/{task_id}/resume", {"token": given})
-    _tell(answer, f"resume of {task_id}: applied; it goes on", as_json=as_json)
+    answer = let_go(data_dir, f"/v1/tasks/{task_id}", token)
+    tell(answer, f"resume of {task_id}: applied; it goes on", as_json=as_json)
 
 
 def breakpoints(
@@ -57,12 +54,8 @@ def breakpoints(
     data_dir: DataDirOption = DEFAULT,
 ) -> None:
     """Replace a task's breakpoints; none at all takes them away."""
-    body = {"before": before or [], "after": after or [], "each_step": each_step}
-    with connect(data_dir) as remote:
-        answer = remote.put(f"/v1/tasks/{task_id}/breakpoints", body)
-    places = [f"{side} {step}" for side in ("before", "after") for step in answer[side]]
-    places += ["after each step"] if answer["each_step"] else []
-    _tell(answer, f"breakpoints of {task_id}: {', '.join(places) or 'none'}", as_json=as_json)
+    answer, places = hold_at(data_dir, f"/v1/tasks/{task_id}", before, after, each_step=each_step)
+    tell(answer, f"breakpoints of {task_id}: {places}", as_json=as_json)
 
 
 def followup(
@@ -75,18 +68,11 @@ def followup(
     """Say the next message to a task that waits for one."""
     with connect(data_dir) as remote:
         answer = remote.post(f"/v1/tasks/{task_id}/followups", {"message": message})
-    _tell(answer, f"message to {task_id}: turn {answer['turn']}", as_json=as_json)
+    tell(answer, f"message to {task_id}: turn {answer['turn']}", as_json=as_json)
 
 
 def close(task_id: TaskId, *, as_json: JsonOption = False, data_dir: DataDirOption = DEFAULT) -> None:
     """End the conversation of a task that waits for a message: it completes."""
     with connect(data_dir) as remote:
         answer = remote.post(f"/v1/tasks/{task_id}/close", {})
-    _tell(answer, f"close of {task_id}: applied; it completes", as_json=as_json)
-
-
-def _tell(answer: dict[str, Any], sentence: str, *, as_json: bool) -> None:
-    if as_json:
-        print_json(answer)
-    else:
-        console().print(escape(sentence))
+    tell(answer, f"close of {task_id}: applied; it completes", as_json=as_json)

@@ -57,7 +57,7 @@ class _OfMembers(GraphError):  # noqa: N818 - this and what follows is named for
 
     def __init__(self, members: Iterable[str]) -> None:
         self.members = tuple(members)
-        super().__init__(f"{self.says}: {_listed(self.members)}")
+        super().__init__(f"{self.says}: {listed(self.members)}")
 
 
 class DuplicateMember(_OfMembers):
@@ -77,7 +77,7 @@ class _OfEdges(GraphError):  # noqa: N818
 
     def __init__(self, edges: Iterable[Edge]) -> None:
         self.edges = tuple(edges)
-        super().__init__(f"{self.says}: {_listed([*map(str, self.edges)])}")
+        super().__init__(f"{self.says}: {listed([*map(str, self.edges)])}")
 
 
 class SelfLoop(_OfEdges):
@@ -103,7 +103,7 @@ class Cycles(GraphError):  # noqa: N818
 
     def __init__(self, paths: Iterable[Sequence[str]]) -> None:
         self.paths = tuple(tuple(path) for path in paths)
-        super().__init__(f"members wait for each other: {_listed([*map(_walk, self.paths)], '; ')}")
+        super().__init__(f"members wait for each other: {listed([*map(_walk, self.paths)], '; ')}")
 
 
 class CriticalPath(NamedTuple):
@@ -336,6 +336,7 @@ def _walk(path: Sequence[str]) -> str:
     return " → ".join(path)
 
 
-def _listed(offenders: Collection[str], separator: str = ", ") -> str:
+def listed(offenders: Collection[str], separator: str = ", ") -> str:
+    """Return names as a message has them: the first ten, and how many more there are."""
     more = len(offenders) - NAMED_AT_MOST
     return separator.join([*offenders][:NAMED_AT_MOST]) + (f" and {more:,} more" if more > 0 else "")

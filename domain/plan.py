@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from domain.errors import TaskrunnerError
-from domain.graph import Cycles, DuplicateEdge, DuplicateMember, Edge, EdgeKind, Graph, GraphError, SelfLoop
+from domain.graph import Cycles, DuplicateEdge, DuplicateMember, Edge, EdgeKind, Graph, GraphError, SelfLoop, listed
 from domain.graph import UnknownMember as UnknownInGraph
 from domain.run import EdgePlan, FanPlan, Plan
 from domain.run_spec import (
@@ -25,7 +25,6 @@ from domain.run_spec import (
 )
 from domain.wiring import CONDITION, PREFERRED
 
-NAMED_AT_MOST: Final = 10
 # What a problem is called, and the field of the body that it is about.
 _CODES: Final[Mapping[type[GraphError], tuple[str, str]]] = {
     DuplicateMember: ("duplicate_member", "members"),
@@ -124,10 +123,10 @@ def commanded(
     for field, names in (("replace", command.replace or ()), ("skip", command.skip)):
         _known(result.plan.names, names, field)
         if taken := [name for name in names if name not in free]:
-            raise BadRun("not_waiting", field, f"has begun or ended: {_listed(taken)}")
+            raise BadRun("not_waiting", field, f"has begun or ended: {listed(taken)}")
     late = [edge.to for edge in added.edges if edge.to not in free and edge.kind is EdgeKind.BLOCKING]
     if late:
-        text = f"has begun or ended, and can wait for nothing: {_listed([*dict.fromkeys(late)])}"
+        text = f"has begun or ended, and can wait for nothing: {listed([*dict.fromkeys(late)])}"
         raise BadRun("not_waiting", "append.edges", text)
     return result
 
@@ -150,7 +149,7 @@ def _known(names: Sequence[str], asked: Iterable[str], field: str) -> None:
     known = set(names)
     unknown = [name for name in dict.fromkeys(asked) if name not in known]
     if unknown:
-        raise BadRun("unknown_member", field, f"no member has the name: {_listed(unknown)}")
+        raise BadRun("unknown_member", field, f"no member has the name: {listed(unknown)}")
 
 
 def _upstream(members: Sequence[Member], graph: Graph) -> None:
@@ -159,7 +158,7 @@ def _upstream(members: Sequence[Member], graph: Graph) -> None:
     _known([member.name for member in members], (upstream for _, upstream in asked), "members.affinity")
     wrong = [name for name, upstream in asked if upstream not in graph.dependencies(name)]
     if wrong:
-        raise BadRun("not_upstream", "members.affinity", f"`affinity` names no direct upstream of: {_listed(wrong)}")
+        raise BadRun("not_upstream", "members.affinity", f"`affinity` names no direct upstream of: {listed(wrong)}")
 
 
 def _with_a_result(members: Sequence[Member], edges: Iterable[RunEdge]) -> None:
@@ -168,7 +167,7 @@ def _with_a_result(members: Sequence[Member], edges: Iterable[RunEdge]) -> None:
     sources = [(member.fan_out.source, member.name) for member in members if member.fan_out]
     wrong = [name for source, name in sources if source is not None and (source[0], name) in failed]
     if wrong:
-        text = f"`items_from` asks a result of one that must have failed, and has none: {_listed(wrong)}"
+        text = f"`items_from` asks a result of one that must have failed, and has none: {listed(wrong)}"
         raise BadRun("no_result", "members.fan_out.items_from", text)
 
 
@@ -203,10 +202,5 @@ def _reachable(graph: Graph, edges: Sequence[RunEdge], on_failure: OnFailure) ->
         if complete & fail:
             unreachable.append(name)
     if unreachable:
-        text = f"no outcome of their upstreams can reach: {_listed(unreachable)}"
+        text = f"no outcome of their upstreams can reach: {listed(unreachable)}"
         raise BadRun("unreachable_member", "edges", text)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED_AT_MOST:,} more" if len(names) > NAMED_AT_MOST else ""
-    return ", ".join(names[:NAMED_AT_MOST]) + more

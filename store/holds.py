@@ -6,7 +6,6 @@ after which the attempt looks at the row. What has not been started needs none: 
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import select, update
@@ -19,23 +18,13 @@ from domain.spec import Breakpoints
 from store import mirror, outbox, tasks
 from store.models import Outbox, OutboxKind, Task
 from store.outbox import Intent
-
-
-class Refusal(StrEnum):
-    """Why nothing was changed."""
-
-    ALREADY_ENDED = "already_ended"
-    NOT_PAUSED = "not_paused"
-    STALE_TOKEN = "stale_token"  # noqa: S105 - a word
+from store.steering import Refusal, Steered, unresumable
 
 
 @dataclass(frozen=True, kw_only=True)
-class Steered:
-    """The row as it is now, or why it was not changed, and what is to be sent once the transaction has committed."""
+class SteeredTask(Steered):
+    """With what is to be sent once the transaction has committed."""
 
-    row: dict[str, Any]
-    refused: Refusal | None = None
-    repeated: bool = False
     intent: Intent | None = None
 
 
@@ -49,15 +38,15 @@ async def pause(
     now: datetime,
     lease_to: str,
     lease: timedelta,
-) -> Steered | None:
+) -> SteeredTask | None:
     """Ask a task to hold, by this token unless it has one already; None when there is no such task."""
     row = await tasks.get(connection, project, task, for_update=True)
     if row is None:
         return None
     if TaskStatus(row["status"]).terminal:
-        return Steered(row=row, refused=Refusal.ALREADY_ENDED)
+        return SteeredTask(row=row, refused=Refusal.ALREADY_ENDED)
     if row["pause_token"] is not None:
-        return Steered(row=row, repeated=True)
+        return SteeredTask(row=row, repeated=True)
     data = {"token": token} | ({"reason": reason} if reason is not None else {})
     key = f"api:pause_requested:{token}"
     await mirror.append(connection, task, [_event(key, EventType.TASK_PAUSE_REQUESTED, row, now, data)])
@@ -73,15 +62,13 @@ async def resume(
     now: datetime,
     lease_to: str,
     lease: timedelta,
-) -> Steered | None:
+) -> SteeredTask | None:
     """Let a task go on that is held, or is to be, by this token; None when there is no such task."""
     row = await tasks.get(connection, project, task, for_update=True)
     if row is None:
         return None
-    if row["pause_token"] is None:
-        return Steered(row=row, refused=Refusal.NOT_PAUSED)
-    if row["pause_token"] != token:
-        return Steered(row=row, refused=Refusal.STALE_TOKEN)
+    if refusal := unresumable(row, token):
+        return SteeredTask(row=row, refused=refusal)
     held = now - row["paused_at"] if row["paused_at"] else timedelta(0)
     data = {"token": token, "paused_seconds": row["paused_seconds"] + max(held, timedelta(0)).total_seconds()}
     await mirror.append(connection, task, [_event(f"api:resumed:{token}", EventType.TASK_RESUMED, row, now, data)])
@@ -96,21 +83,21 @@ async def set_breakpoints(
     *,
     lease_to: str,
     lease: timedelta,
-) -> Steered | None:
+) -> SteeredTask | None:
     """Replace a task's breakpoints; a hold that is in effect stays. None when there is no such task."""
     row = await tasks.get(connection, project, task, for_update=True)
     if row is None:
         return None
     if TaskStatus(row["status"]).terminal:
-        return Steered(row=row, refused=Refusal.ALREADY_ENDED)
+        return SteeredTask(row=row, refused=Refusal.ALREADY_ENDED)
     wanted = breakpoints.model_dump(mode="json") if breakpoints else None
     if wanted == row["breakpoints"]:
-        return Steered(row=row, repeated=True)
+        return SteeredTask(row=row, repeated=True)
     await connection.execute(update(Task).where(Task.id == task).values(breakpoints=wanted))
     return await _steered(connection, row, lease_to=lease_to, lease=lease)
 
 
-async def _steered(connection: AsyncConnection, row: dict[str, Any], *, lease_to: str, lease: timedelta) -> Steered:
+async def _steered(connection: AsyncConnection, row: dict[str, Any], *, lease_to: str, lease: timedelta) -> SteeredTask:
     """Return the row as it is by now, with the intent that tells the attempt to look at it, where there is one."""
     task, attempt, intent = TaskId(row["id"]), row["attempt"], None
     if row["status"] != TaskStatus.READY and not await _is_to_be_started(connection, task, attempt):
@@ -124,7 +111,7 @@ async def _steered(connection: AsyncConnection, row: dict[str, Any], *, lease_to
             lease=lease,
         )
     after = await tasks.get(connection, row["project"], task)
-    return Steered(row=after or row, intent=intent)
+    return SteeredTask(row=after or row, intent=intent)
 
 
 async def _is_to_be_started(connection: AsyncConnection, task: TaskId, attempt: int) -> bool:

@@ -7,7 +7,6 @@ it to look.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, Final
 
 from sqlalchemy import func, select, text, update
@@ -20,6 +19,7 @@ from domain.plan import BadRun
 from domain.run_spec import RunBreakpoints, RunCommand
 from store import run_growth, run_intents, run_log, runs
 from store.models import Run, RunCommandRow, RunIntentKind
+from store.steering import Refusal, Steered, unresumable
 
 _UNKNOWN: Final = text("""
 SELECT asked FROM unnest(CAST(:names AS text[])) WITH ORDINALITY AS _ (asked, place)
@@ -27,50 +27,37 @@ WHERE NOT EXISTS (SELECT FROM members WHERE run_id = :run AND name = asked) ORDE
 """)
 
 
-class Refusal(StrEnum):
-    """Why nothing was changed."""
-
-    ALREADY_ENDED = "already_ended"
-    NOT_PAUSED = "not_paused"
-    STALE_TOKEN = "stale_token"  # noqa: S105 - a word
-
-
 @dataclass(frozen=True, kw_only=True)
-class Steered:
-    """The row as it is now, or why it was not changed; `command` is the number of one that was taken in."""
+class SteeredRun(Steered):
+    """With the number of a command that was taken in."""
 
-    row: dict[str, Any]
-    refused: Refusal | None = None
-    repeated: bool = False
     command: int | None = None
 
 
 async def pause(
     connection: AsyncConnection, project: ProjectId, run: RunId, *, reason: str | None, token: str
-) -> Steered | None:
+) -> SteeredRun | None:
     """Ask a run to hold, by this token unless it has one already; None when there is no such run."""
     row = await runs.get(connection, project, run, for_update=True)
     if row is None:
         return None
     if RunStatus(row["status"]).terminal:
-        return Steered(row=row, refused=Refusal.ALREADY_ENDED)
+        return SteeredRun(row=row, refused=Refusal.ALREADY_ENDED)
     if row["pause_token"] is not None:
-        return Steered(row=row, repeated=True)
+        return SteeredRun(row=row, repeated=True)
     await _set(connection, run, pause_token=token, pause_reason=reason)
     return await _steered(connection, row)
 
 
 async def resume(
     connection: AsyncConnection, project: ProjectId, run: RunId, *, token: str, now: datetime
-) -> Steered | None:
+) -> SteeredRun | None:
     """Let a run go on that is held, or is to be, by this token; None when there is no such run."""
     row = await runs.get(connection, project, run, for_update=True)
     if row is None:
         return None
-    if row["pause_token"] is None:
-        return Steered(row=row, refused=Refusal.NOT_PAUSED)
-    if row["pause_token"] != token:
-        return Steered(row=row, refused=Refusal.STALE_TOKEN)
+    if refusal := unresumable(row, token):
+        return SteeredRun(row=row, refused=refusal)
     event = NewEvent(
         key=f"api:resumed:{token}",
         type=EventType.RUN_RESUMED,
@@ -85,7 +72,7 @@ async def resume(
 
 async def set_breakpoints(
     connection: AsyncConnection, project: ProjectId, run: RunId, breakpoints: RunBreakpoints
-) -> Steered | None:
+) -> SteeredRun | None:
     """Replace a run's breakpoints; a hold that is in effect stays. None when there is no such run.
 
     Raises BadRun for names that no member has.
@@ -94,19 +81,19 @@ async def set_breakpoints(
     if row is None:
         return None
     if RunStatus(row["status"]).terminal:
-        return Steered(row=row, refused=Refusal.ALREADY_ENDED)
+        return SteeredRun(row=row, refused=Refusal.ALREADY_ENDED)
     await _check_names(connection, run, breakpoints.before, "before")
     await _check_names(connection, run, breakpoints.after, "after")
     wanted = breakpoints.model_dump(mode="json") if breakpoints else None
     if wanted == row["breakpoints"]:
-        return Steered(row=row, repeated=True)
+        return SteeredRun(row=row, repeated=True)
     await _set(connection, run, breakpoints=wanted)
     return await _steered(connection, row)
 
 
 async def command(
     connection: AsyncConnection, project: ProjectId, run: RunId, asked: RunCommand, *, now: datetime
-) -> Steered | None:
+) -> SteeredRun | None:
     """Let a paused run's graph grow, or leave members out of it; None when there is no such run.
 
     Raises BadRun for a command that cannot be obeyed: the run stays as it is.
@@ -115,9 +102,9 @@ async def command(
     if row is None:
         return None
     if RunStatus(row["status"]).terminal:
-        return Steered(row=row, refused=Refusal.ALREADY_ENDED)
+        return SteeredRun(row=row, refused=Refusal.ALREADY_ENDED)
     if not row["paused"]:
-        return Steered(row=row, refused=Refusal.NOT_PAUSED)
+        return SteeredRun(row=row, refused=Refusal.NOT_PAUSED)
     number = await run_growth.command(connection, run, asked, source="api", now=now)
     return await _steered(connection, row, command=number)
 
@@ -133,12 +120,12 @@ async def _set(connection: AsyncConnection, run: RunId, **values: Any) -> None:
     await connection.execute(statement)
 
 
-async def _steered(connection: AsyncConnection, row: dict[str, Any], *, command: int | None = None) -> Steered:
+async def _steered(connection: AsyncConnection, row: dict[str, Any], *, command: int | None = None) -> SteeredRun:
     """Return the row as it is by now; its orchestrator is told to look at it."""
     run = RunId(row["id"])
     await run_intents.put(connection, run, RunIntentKind.STEER, attempt=row["attempt"])
     after = await runs.get(connection, row["project"], run)
-    return Steered(row=after or row, command=command)
+    return SteeredRun(row=after or row, command=command)
 
 
 async def _check_names(connection: AsyncConnection, run: RunId, names: Sequence[str], field: str) -> None:

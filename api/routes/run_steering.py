@@ -13,12 +13,12 @@ from api.idempotency import Done, IdempotencyKey, once
 from api.problems import Problem
 from api.schemas.run_steering import RunCommandOut, RunPauseOut, RunResumeOut
 from api.schemas.steering import PauseBody, PauseResult, ResumeBody
+from api.steered import changed, paused
 from domain.ids import new_id
 from domain.names import RunId
 from domain.run_spec import STATE_BYTES, RunBreakpoints, RunCommand
 from domain.spec import json_of
 from store import run_steering
-from store.run_steering import Refusal, Steered
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
@@ -45,17 +45,9 @@ async def pause(
 
     async def work(connection: AsyncConnection) -> Done:
         found = await run_steering.pause(connection, caller.project, run, reason=body.value.reason, token=new_id())
-        steered = _found(found)
-        row = steered.row
-        content = {
-            "result": PauseResult.APPLIED if row["paused"] else PauseResult.REQUESTED,
-            "repeated": steered.repeated,
-            "token": row["pause_token"],
-            "reason": row["pause_reason"],
-            "status": row["status"],
-            "attempt": row["attempt"],
-        }
-        return Done(status=200 if row["paused"] else 202, content=content, after=lambda: ctx.told(run))
+        steered = changed(found, "run")
+        status, content = paused(steered, {"status": steered.row["status"]})
+        return Done(status=status, content=content, after=lambda: ctx.told(run))
 
     return await once(ctx, "runs.pause", project=caller.project, key=key, digest=body.digest, work=work)
 
@@ -78,7 +70,7 @@ async def resume(
 
     async def work(connection: AsyncConnection) -> Done:
         found = await run_steering.resume(connection, caller.project, run, token=body.value.token, now=now())
-        content = {"result": PauseResult.APPLIED, "status": _found(found).row["status"]}
+        content = {"result": PauseResult.APPLIED, "status": changed(found, "run").row["status"]}
         return Done(status=200, content=content, after=lambda: ctx.told(run))
 
     return await once(ctx, "runs.resume", project=caller.project, key=key, digest=body.digest, work=work)
@@ -99,7 +91,7 @@ async def set_breakpoints(
     """Replace all of them. A hold that is in effect stays; a name that no member has is 422 `unknown_member`."""
     run = RunId(run_id)
     async with ctx.database.begin("runs.set_breakpoints") as connection:
-        _found(await run_steering.set_breakpoints(connection, caller.project, run, body.value))
+        changed(await run_steering.set_breakpoints(connection, caller.project, run, body.value), "run")
     ctx.told(run)
     return JSONResponse(body.value.model_dump(mode="json"))
 
@@ -128,21 +120,10 @@ async def command(
     members.check(ctx, asked.append.members, field="append.members")
 
     async def work(connection: AsyncConnection) -> Done:
-        steered = _found(await run_steering.command(connection, caller.project, run, asked, now=now()))
+        steered = changed(await run_steering.command(connection, caller.project, run, asked, now=now()), "run")
         await members.check_attachments(connection, caller.project, asked.append.members, field="append.members")
         plan = await run_steering.added(connection, run, steered.command or 0)
         content = {"n": steered.command, "members": plan["names"], "edges": len(plan["edges"])}
         return Done(status=200, content=content, after=lambda: ctx.told(run))
 
     return await once(ctx, "runs.command", project=caller.project, key=key, digest=body.digest, work=work)
-
-
-def _found(steered: Steered | None) -> Steered:
-    if steered is None:
-        raise Problem("not_found")
-    if steered.refused is Refusal.ALREADY_ENDED:
-        status = steered.row["status"]
-        raise Problem(steered.refused, f"the run is {status}", run_status=status)
-    if steered.refused is not None:
-        raise Problem(steered.refused)
-    return steered

@@ -10,14 +10,14 @@ from starlette.responses import JSONResponse
 from api import bodies
 from api.deps import INTENT_LEASE, Context, Ctx, Writer, now
 from api.idempotency import REPLAYED, Done, IdempotencyKey, keep, once
-from api.problems import Problem
 from api.schemas.steering import PauseBody, PauseOut, PauseResult, ResumeBody, ResumeOut
+from api.steered import changed, paused
 from domain.ids import new_id
 from domain.lifecycle import TaskStatus
 from domain.names import TaskId
 from domain.spec import Breakpoints
 from store import holds
-from store.holds import Refusal, Steered
+from store.holds import SteeredTask
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
@@ -52,17 +52,9 @@ async def pause(
             lease_to=ctx.courier.name,
             lease=INTENT_LEASE,
         )
-        steered = _found(found)
-        row = steered.row
-        content = {
-            "result": PauseResult.APPLIED if row["paused"] else PauseResult.REQUESTED,
-            "repeated": steered.repeated,
-            "token": row["pause_token"],
-            "reason": row["pause_reason"],
-            **_where(row),
-            "attempt": row["attempt"],
-        }
-        return Done(status=200 if row["paused"] else 202, content=content, after=_sender(ctx, steered))
+        steered = changed(found, "task")
+        status, content = paused(steered, _where(steered.row))
+        return Done(status=status, content=content, after=_sender(ctx, steered))
 
     answer = await once(ctx, "tasks.pause", project=caller.project, key=key, digest=body.digest, work=work)
     asked = PauseOut.model_validate_json(bytes(answer.body))
@@ -104,7 +96,7 @@ async def resume(
             lease_to=ctx.courier.name,
             lease=INTENT_LEASE,
         )
-        steered = _found(found)
+        steered = changed(found, "task")
         content = {"result": PauseResult.APPLIED, **_where(steered.row)}
         return Done(status=200, content=content, after=_sender(ctx, steered))
 
@@ -136,29 +128,18 @@ async def set_breakpoints(
             lease_to=ctx.courier.name,
             lease=INTENT_LEASE,
         )
-    steered = _found(found)
+    steered = changed(found, "task")
     _sender(ctx, steered)()
     if steered.intent is not None:
         await ctx.gateway.pause(TaskId(task_id), steered.intent.attempt)
     return JSONResponse(body.value.model_dump(mode="json"))
 
 
-def _found(steered: Steered | None) -> Steered:
-    if steered is None:
-        raise Problem("not_found")
-    if steered.refused is Refusal.ALREADY_ENDED:
-        status = steered.row["status"]
-        raise Problem(steered.refused, f"the task is {status}", task_status=status)
-    if steered.refused is not None:
-        raise Problem(steered.refused)
-    return steered
-
-
 def _where(row: dict[str, Any]) -> dict[str, Any]:
     return {"status": row["status"], "step": row["step"]}
 
 
-def _sender(ctx: Context, steered: Steered) -> Callable[[], None]:
+def _sender(ctx: Context, steered: SteeredTask) -> Callable[[], None]:
     """Return what tells the attempt, and those who watch, once it is committed."""
     intent = steered.intent
     if intent is not None:

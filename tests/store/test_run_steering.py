@@ -16,19 +16,22 @@ from domain.run import EdgePlan, FanPlan
 from domain.run_spec import RunBreakpoints, RunCommand
 from store import run_log, run_steering
 from store.engine import Database
-from store.run_steering import Refusal, Steered
+from store.run_steering import SteeredRun
+from store.steering import Refusal
 from tests.store.runs import DIAMOND, Orchestrator, assert_folds, create_run, intents_of, log_of, members_of, row_of
 
 TASK = {"command": ["true"], "provider": "external"}
 
 
-async def pause(database: Database, run: RunId, by: str = "t", project: ProjectId = DEFAULT_PROJECT) -> Steered | None:
+async def pause(
+    database: Database, run: RunId, by: str = "t", project: ProjectId = DEFAULT_PROJECT
+) -> SteeredRun | None:
     """Pause as the API does."""
     async with database.begin("test") as connection:
         return await run_steering.pause(connection, project, run, reason="why", token=by)
 
 
-async def resume(database: Database, run: RunId, by: str = "t") -> Steered:
+async def resume(database: Database, run: RunId, by: str = "t") -> SteeredRun:
     """Resume as the API does."""
     async with database.begin("test") as connection:
         found = await run_steering.resume(connection, DEFAULT_PROJECT, run, token=by, now=datetime.now(UTC))
@@ -36,7 +39,7 @@ async def resume(database: Database, run: RunId, by: str = "t") -> Steered:
     return found
 
 
-async def command(database: Database, run: RunId, **asked: Any) -> Steered:
+async def command(database: Database, run: RunId, **asked: Any) -> SteeredRun:
     """Send a command as the API does."""
     async with database.begin("test") as connection:
         found = await run_steering.command(
@@ -46,7 +49,7 @@ async def command(database: Database, run: RunId, **asked: Any) -> Steered:
     return found
 
 
-async def break_at(database: Database, run: RunId, **breakpoints: Any) -> Steered:
+async def break_at(database: Database, run: RunId, **breakpoints: Any) -> SteeredRun:
     """Set breakpoints as the API does."""
     async with database.begin("test") as connection:
         found = await run_steering.set_breakpoints(
@@ -142,7 +145,7 @@ async def test_a_run_that_has_ended_is_not_steered(database: Database, how: str)
     orchestrator = Orchestrator(database, run)
     await orchestrator.fail()
     before = await intents_of(database, run)
-    steering: dict[str, Callable[[], Awaitable[Steered | None]]] = {
+    steering: dict[str, Callable[[], Awaitable[SteeredRun | None]]] = {
         "pause": partial(pause, database, run),
         "resume": partial(resume, database, run),
         "breakpoints": partial(break_at, database, run),
@@ -275,7 +278,7 @@ async def test_a_command_and_an_end_at_once(database: Database) -> None:
 
     ended, commanded = await asyncio.gather(end(), command(database, run, skip=["d"]), return_exceptions=True)
     assert ended is None
-    assert isinstance(commanded, Steered | BadRun)
+    assert isinstance(commanded, SteeredRun | BadRun)
     assert (await members_of(database, run))["d"] == "skipped"
     await assert_folds(database, run)
     await orchestrator.finish(RunStatus.CANCELLED)

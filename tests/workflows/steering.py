@@ -13,14 +13,15 @@ from domain.messages import Hold
 from domain.names import DEFAULT_PROJECT
 from domain.spec import Breakpoints
 from store import holds, outbox
-from store.holds import Refusal, Steered
+from store.holds import SteeredTask
+from store.steering import Refusal
 from tests.workflows.stage import PATIENCE, Running
 
 
 async def ask_pause(task: Running, reason: str | None = "lunch", *, told: bool = True) -> str:
     """Ask a task to hold, and have that sent unless its signal is to be lost; returns the token."""
 
-    async def asked(connection: AsyncConnection) -> Steered | None:
+    async def asked(connection: AsyncConnection) -> SteeredTask | None:
         return await holds.pause(
             connection,
             DEFAULT_PROJECT,
@@ -45,7 +46,7 @@ async def resume(task: Running, token: str | None = None, *, told: bool = True) 
     """Resume a task, by the token that its row has if none is given."""
     given = token or str((await task.row())["pause_token"])
 
-    async def asked(connection: AsyncConnection) -> Steered | None:
+    async def asked(connection: AsyncConnection) -> SteeredTask | None:
         return await holds.resume(
             connection,
             DEFAULT_PROJECT,
@@ -65,7 +66,7 @@ async def set_breakpoints(
     """Replace a task's breakpoints."""
     wanted = Breakpoints(before=before or [], after=after or [], each_step=each_step)
 
-    async def asked(connection: AsyncConnection) -> Steered | None:
+    async def asked(connection: AsyncConnection) -> SteeredTask | None:
         return await holds.set_breakpoints(
             connection,
             DEFAULT_PROJECT,
@@ -79,9 +80,9 @@ async def set_breakpoints(
     await task.stage.gateway.pause(task.task, task.attempt)
 
 
-async def _commit(task: Running, asked: Any, *, told: bool = True) -> Steered:
+async def _commit(task: Running, asked: Any, *, told: bool = True) -> SteeredTask:
     async with task.stage.database.begin("tests.steer") as connection:
-        steered: Steered | None = await asked(connection)
+        steered: SteeredTask | None = await asked(connection)
         assert steered is not None
         if steered.intent is not None and not told:
             await outbox.sent(connection, [steered.intent.id])

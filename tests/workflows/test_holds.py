@@ -12,7 +12,7 @@ from domain.names import DEFAULT_PROJECT, SignalName, UpdateName
 from domain.policy import Policy
 from domain.runner import RunnerInput
 from domain.spec import TaskSpec
-from store.holds import Refusal
+from store.steering import Refusal
 from tests.workflows.scenes import BLOCKING, CLAIMED, FAILED, FINISHED, READY, external, scene
 from tests.workflows.stage import Running, Stage
 from tests.workflows.steering import ask_pause, held, pause, resume, where
