@@ -72,7 +72,7 @@ docs: setup ## write the pages that are made from the code
 	$(BIN)/python -m docs.generate
 
 golden: setup ## record the golden histories anew, after a change that breaks replay
-	$(BIN)/python -m pytest -q tests/workflows/record.py
+	$(BIN)/python -m pytest -q tests/workflows/record.py tests/workflows/record_runs.py
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) .taskrunner build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -5,13 +5,11 @@ LANGUAGE plpgsql AS $$
 DECLARE
   r runs;
   verdict text;
-  before bigint;
 BEGIN
   SELECT * INTO r FROM runs WHERE id = p_run FOR NO KEY UPDATE;
   IF NOT FOUND THEN
     RETURN NULL;
   END IF;
-  before := r.last_seq;
   IF r.attempt <> p_attempt THEN
     verdict := 'superseded';
   ELSIF r.status IN ('completed', 'failed', 'cancelled') AND p_version <> r.version THEN
@@ -33,7 +31,6 @@ BEGIN
   RETURN jsonb_build_object(
     'verdict', verdict,
     'status', r.status,
-    'grown', r.last_seq > before,
     'cancel', r.cancel_requested_at IS NOT NULL,
     'pause', r.pause_token,
     'pause_reason', r.pause_reason,

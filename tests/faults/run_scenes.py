@@ -175,8 +175,6 @@ SCENE_OF: Final[Mapping[str, Scene]] = {
     "engine.tell_run": completes,
     "engine.steer_run": steered,
     "engine.cancel_run": cancelled,
-    "engine.look_run": terminated,
-    "engine.killed_runs": terminated,
     "run_intents.": completes,
     "run_sweeps.": terminated,
     "run_sweeps.start_again": lost,

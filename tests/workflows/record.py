@@ -4,11 +4,12 @@ A change that breaks them breaks running tasks as well: it needs `workflow.patch
 """
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from temporalio.client import WorkflowHistory
 
 from domain.errors import Category, Failure
 from domain.lifecycle import NodeStatus, Step
@@ -228,8 +229,13 @@ async def test_record(stage: Stage, name: str) -> None:
             await task.handle.result()
     else:
         await task.end()
+    keep(name, await task.runs())
+
+
+def keep(name: str, runs: Sequence[WorkflowHistory]) -> None:
+    """Write the histories of one workflow."""
     HISTORIES.mkdir(exist_ok=True)
-    for number, run in enumerate(await task.runs(), 1):
+    for number, run in enumerate(runs, 1):
         history = scrubbed(json.loads(run.to_json()))
         file = f"{name}.json" if number == 1 else f"{name}-{number}.json"
         (HISTORIES / file).write_text(json.dumps(history, separators=(",", ":")) + "\n")

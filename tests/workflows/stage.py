@@ -49,6 +49,7 @@ from store.commands import Outcome
 from store.engine import Database
 from store.models import Node, Task
 from tests.store.rows import log_of, row_of, scalar
+from tests.workflows.chain import chain
 from tests.workflows.node import ScriptedNode
 from worker import control_worker
 from workflows.gateway import Gateway, Sent
@@ -317,13 +318,7 @@ class Running:
 
     async def runs(self) -> list[WorkflowHistory]:
         """The histories of this attempt's runs, the first one first; there are several if it continued as new."""
-        found: list[WorkflowHistory] = []
-        run: str | None = None
-        while run != "":
-            client = self.stage.environment.client
-            found.insert(0, await client.get_workflow_handle(self.handle.id, run_id=run).fetch_history())
-            run = found[0].events[0].workflow_execution_started_event_attributes.continued_execution_run_id
-        return found
+        return await chain(self.stage.environment.client, self.handle.id)
 
     async def flushes(self) -> list[str]:
         """Which activities wrote to the mirror, in order: the answers that the history holds."""

@@ -10,8 +10,10 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 from temporalio.workflow import NondeterminismError
 
+from tests.workflows import record_runs
 from tests.workflows.record import HISTORIES, PATHS, SCRUBBED
 from worker import SANDBOX
+from workflows.run_orchestrator import RunOrchestrator
 from workflows.task_runner import TaskRunner
 
 GOLDEN = sorted(path.stem for path in HISTORIES.glob("*.json"))
@@ -25,7 +27,9 @@ def history(name: str) -> dict[str, Any]:
 
 async def replayed(history: WorkflowHistory) -> None:
     """Replay as the worker would."""
-    replayer = Replayer(workflows=[TaskRunner], workflow_runner=SANDBOX, data_converter=pydantic_data_converter)
+    replayer = Replayer(
+        workflows=[TaskRunner, RunOrchestrator], workflow_runner=SANDBOX, data_converter=pydantic_data_converter
+    )
     await replayer.replay_workflow(history)
 
 
@@ -36,8 +40,8 @@ async def replay(recorded: dict[str, Any]) -> None:
 
 def test_every_path_is_recorded() -> None:
     """The files are those that `make golden` writes, small and with nothing of the machine that wrote them."""
-    assert {name.partition("-")[0] for name in GOLDEN} == set(PATHS)
-    assert "continued-2" in GOLDEN
+    assert {name.partition("-")[0] for name in GOLDEN} == {*PATHS, *record_runs.PATHS}
+    assert {"continued-2", "run_continued-2"} <= set(GOLDEN)
     told = "".join((HISTORIES / f"{name}.json").read_text() for name in GOLDEN)
     assert len(told) < 1_000_000
     assert not [key for key, value in SCRUBBED.items() if f'"{key}":"' in told and f'"{key}":"{value}"' not in told]
@@ -61,10 +65,15 @@ def one_write_less(events: list[dict[str, Any]]) -> None:
     marker["markerRecordedEventAttributes"]["markerName"] = "Version"
 
 
-@pytest.mark.parametrize("change", [another_activity, one_write_less], ids=lambda change: change.__name__)
-async def test_a_history_of_another_workflow_does_not(change: Callable[[list[dict[str, Any]]], None]) -> None:
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("completed_local", another_activity), ("completed_local", one_write_less), ("run_eager", one_write_less)],
+)
+async def test_a_history_of_another_workflow_does_not(
+    name: str, change: Callable[[list[dict[str, Any]]], None]
+) -> None:
     """Refused: the gate is shut to a change that running tasks could not follow."""
-    recorded = history("completed_local")
+    recorded = history(name)
     change(recorded["events"])
     with pytest.raises(NondeterminismError):
         await replay(recorded)

@@ -13,6 +13,7 @@ from domain.policy import Limits, Policy
 from domain.reconcile import Action
 from store import run_intents
 from store.models import RunIntentKind
+from tests.workflows.chain import chain
 from tests.workflows.run_stage import RunningRun, RunStage, run_stage_on
 
 SHORT = 50
@@ -41,12 +42,7 @@ async def steer(run: RunningRun, kind: RunIntentKind, change: str) -> None:
 
 async def engine_runs(run: RunningRun) -> int:
     """How many runs of its workflow there were."""
-    count, client = 1, run.on.stage.environment.client
-    history = await client.get_workflow_handle(run_workflow_id(run.run)).fetch_history()
-    while before := history.events[0].workflow_execution_started_event_attributes.continued_execution_run_id:
-        history = await client.get_workflow_handle(run_workflow_id(run.run), run_id=before).fetch_history()
-        count += 1
-    return count
+    return len(await chain(run.on.stage.environment.client, run_workflow_id(run.run)))
 
 
 async def test_a_run_continues_as_new_with_its_tasks_open(stage: RunStage) -> None:
