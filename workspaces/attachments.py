@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Final
 
 from workspaces.layout import Layout, write_private
@@ -18,12 +17,12 @@ def safe_name(name: str) -> str:
     return short if short.strip(".") else "attachment"
 
 
-async def store(layout: Layout, attachment_id: str, name: str, content: AsyncIterator[bytes]) -> Path:
-    """Write an attachment, all of it or nothing; a second call replaces the first one's file.
+async def store(layout: Layout, attachment_id: str, name: str, content: AsyncIterator[bytes]) -> tuple[str, int]:
+    """Write an attachment, all of it or nothing; return its name and size. A second call replaces the first one's file.
 
     When another attachment has taken the name, the id comes before it.
     """
-    records = layout.control / "attachments"
+    records = layout.own / "attachments"
     records.mkdir(mode=0o700, exist_ok=True)
     own = records / safe_name(attachment_id)
     taken = {path.read_text("utf-8") for path in records.iterdir() if path != own and not path.name.startswith(".")}
@@ -35,6 +34,9 @@ async def store(layout: Layout, attachment_id: str, name: str, content: AsyncIte
         with draft.open("wb") as file:
             async for piece in content:
                 file.write(piece)
+            if layout.owner is not None:
+                os.fchown(file.fileno(), layout.owner, layout.owner)
+            size = file.tell()
         write_private(own, target.name)
         # By descriptor: what a command made of the directory, a link perhaps, is not followed.
         folder = os.open(layout.attachments, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -44,4 +46,4 @@ async def store(layout: Layout, attachment_id: str, name: str, content: AsyncIte
             os.close(folder)
     finally:
         draft.unlink(missing_ok=True)
-    return target
+    return target.name, size

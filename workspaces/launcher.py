@@ -1,4 +1,4 @@
-"""Starts the program of a local workspace's session, with what it has to know."""
+"""Starts the program of a session, with what it has to know."""
 
 import json
 import time
@@ -12,34 +12,75 @@ from domain.errors import Category, Failure
 from domain.messages import WorkspaceOrder
 from domain.names import WorkspaceId
 from workspaces import processes, sessions
-from workspaces.layout import Layout, write_private
+from workspaces.layout import Layout
 from workspaces.presets import Invocation
 from workspaces.provider import Grant
 from workspaces.secrets import Secrets
 
 PROGRAM: Final = Path(__file__).with_name("program.py")
+# Isolated, without site: nothing of a Python's own configuration, and half the start-up time.
+FLAGS: Final = ("-I", "-S", "-X", "utf8")
 STARTED_WITHIN: Final = 20.0  # seconds until the program holds its lock; more means that the machine is drowning
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launcher:
-    """What every session on this node has in common.
-
-    `environment` is the commands' own; `certificates` the program's, for a private authority (SSL_CERT_FILE,
-    SSL_CERT_DIR).
-    """
+    """What every session on this node has in common. `environment` is the commands' own."""
 
     environment: Mapping[str, str]
     secrets: Secrets
     allow_file_urls: bool
     heartbeat: timedelta
-    python: str
-    certificates: Mapping[str, str]
 
     def values(self, order: WorkspaceOrder) -> dict[str, str]:
         """Return the secrets that a task needs. Raises Failure `missing_secret`."""
         credential = order.spec.repo.credential if order.spec.repo else None
         return self.secrets.values([*order.spec.secrets, *([credential] if credential else [])])
+
+    def write(
+        self,
+        layout: Layout,
+        name: str,
+        order: WorkspaceOrder,
+        callback_url: str,
+        *,
+        called: Invocation | None = None,
+        turn: int = 1,
+        environment: Mapping[str, str] | None = None,
+        limits: Mapping[str, float] | None = None,
+        confined: bool = False,
+    ) -> bytes:
+        """Write the session's file; return the secrets as the program reads them.
+
+        `environment` comes before the node's own, `limits` replace the task's; `confined` says that the rest of them
+        are the whole workspace's, in a container.
+        """
+        secrets = self.values(order)
+        text = sessions.content(
+            order,
+            base={**(environment or {}), **self.environment, "HOME": str(layout.seen.home)},
+            paths=layout.paths(order.attempt),
+            callback_url=callback_url,
+            heartbeat=self.heartbeat,
+            allow_file_urls=self.allow_file_urls,
+            limits=order.spec.resources.model_dump(exclude_none=True) if limits is None else limits,
+            confined=confined,
+            invocation=called,
+            turn=turn,
+        )
+        layout.write(layout.session(name), text)
+        return json.dumps(secrets).encode() + b"\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spawner(Launcher):
+    """Starts sessions as processes of this machine.
+
+    `certificates` are the program's, for a private authority (SSL_CERT_FILE, SSL_CERT_DIR).
+    """
+
+    python: str
+    certificates: Mapping[str, str]
 
     def start(
         self,
@@ -56,25 +97,12 @@ class Launcher:
 
         Of two that start at the same time one finds the lock taken and ends.
         """
-        secrets = self.values(order)
-        text = sessions.content(
-            order,
-            base={**self.environment, "HOME": str(layout.home)},
-            paths=layout.paths(order.attempt),
-            callback_url=grant.callback_url,
-            heartbeat=self.heartbeat,
-            allow_file_urls=self.allow_file_urls,
-            invocation=called,
-            turn=turn,
-        )
-        write_private(layout.session(name), text)
-        # Isolated, without site: nothing of the node's Python configuration, and half the start-up time.
-        argv = [self.python, "-I", "-S", "-X", "utf8", str(PROGRAM), mode, str(layout.control), name]
+        secrets = self.write(layout, name, order, grant.callback_url, called=called, turn=turn)
         own = {"PATH": self.environment["PATH"], "LANG": "C.UTF-8", processes.MARK: order.workspace_id}
         pid = processes.spawn(
-            argv,
+            [self.python, *FLAGS, str(PROGRAM), mode, str(layout.control), name],
             {**self.certificates, **own},
-            stdin=json.dumps(secrets).encode(),
+            stdin=secrets,
             output=layout.control / "program.log",
         )
         holder = _holder(layout, layout.session(name, "lock"), pid)
@@ -89,14 +117,15 @@ def _holder(layout: Layout, lock: Path, pid: int) -> int:
                 said = (layout.control / "program.log").read_text("utf-8", "replace").strip()
             except FileNotFoundError:
                 raise gone(layout.workspace_id) from None
-            raise _not_started(said[-500:] or "it ended at once")
+            raise not_started(said[-500:] or "it ended at once")
         if time.monotonic() > deadline:
-            raise _not_started("it did not begin in time")
+            raise not_started("it did not begin in time")
         time.sleep(processes.POLL / 10)
     return holder
 
 
-def _not_started(reason: str) -> Failure:
+def not_started(reason: str) -> Failure:
+    """Return the failure of a program that does not begin."""
     message = f"The workspace's program could not be started: {reason}."
     return Failure("program_not_started", message, category=Category.WORKSPACE, transient=True)
 

@@ -1,4 +1,4 @@
-"""Where a local workspace keeps what: `ROOT/WORKSPACE_ID/`, for its owner only."""
+"""Where a workspace on a node keeps what: `ROOT/WORKSPACE_ID/`, for its owner only."""
 
 import os
 import re
@@ -37,29 +37,49 @@ class Layout:
         return self.root / self.workspace_id
 
     @property
+    def files(self) -> Path:
+        """What the workspace's processes see."""
+        return self.base
+
+    @property
+    def own(self) -> Path:
+        """What the provider writes for itself."""
+        return self.control
+
+    @property
+    def seen(self) -> "Layout":
+        """The same workspace as its processes see it."""
+        return self
+
+    @property
+    def owner(self) -> int | None:
+        """The user and group that files belong to; None: whoever writes them."""
+        return None
+
+    @property
     def control(self) -> Path:
         """What provider and program tell each other."""
-        return self.base / "control"
+        return self.files / "control"
 
     @property
     def work(self) -> Path:
         """Where commands run."""
-        return self.base / "work"
+        return self.files / "work"
 
     @property
     def home(self) -> Path:
         """HOME of the commands."""
-        return self.base / "home"
+        return self.files / "home"
 
     @property
     def artifacts(self) -> Path:
         """Files left here are kept with the task."""
-        return self.base / "artifacts"
+        return self.files / "artifacts"
 
     @property
     def attachments(self) -> Path:
         """The task's attachments, by name."""
-        return self.base / "attachments"
+        return self.files / "attachments"
 
     @property
     def token(self) -> Path:
@@ -79,7 +99,7 @@ class Layout:
     @property
     def stopped(self) -> Path:
         """The last attempt that worked here, once the workspace was stopped and kept."""
-        return self.control / "stopped"
+        return self.own / "stopped"
 
     @property
     def tombstone(self) -> Path:
@@ -111,22 +131,29 @@ class Layout:
 
     def paths(self, attempt: int) -> dict[str, str]:
         """Return what the program is told of all this."""
+        seen = self.seen
         return {
-            "work": str(self.work),
-            "home": str(self.home),
-            "artifacts": str(self.artifacts),
-            "attachments": str(self.attachments),
-            "input": str(self.input),
-            "result": str(self.result),
-            "token": str(self.token),
-            "log": str(self.log(attempt)),
+            "work": str(seen.work),
+            "home": str(seen.home),
+            "artifacts": str(seen.artifacts),
+            "attachments": str(seen.attachments),
+            "input": str(seen.input),
+            "result": str(seen.result),
+            "token": str(seen.token),
+            "log": str(seen.log(attempt)),
         }
 
+    def write(self, path: Path, content: str) -> None:
+        """Replace one of the files that the program reads."""
+        write_private(path, content, owner=self.owner)
 
-def write_private(path: Path, content: str) -> None:
+
+def write_private(path: Path, content: str, *, owner: int | None = None) -> None:
     """Replace a file at once; only its owner may read it."""
     draft = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(content)
+        if owner is not None:
+            os.fchown(file.fileno(), owner, owner)
     draft.replace(path)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -17,6 +18,10 @@ from domain.names import WorkspaceId
 
 MARK: Final = "TASKRUNNER_WORKSPACE_ID"
 POLL: Final = 0.025  # seconds; where the kernel tells of a process's end, only for what it does not tell
+# A command may have put something else in a lock's place: no link is followed, no pipe waited for.
+LOCK_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+LOCK_SIZE: Final = 1000  # bytes
+NO_LOCK: Final = frozenset({errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EISDIR})
 
 _children: set[int] = set()
 
@@ -71,22 +76,30 @@ def running(pid: int) -> bool:
 
 
 def holder(lock: Path) -> int | None:
-    """Return the pid that the lock file names; None when there is no lock."""
+    """Return the pid that the lock file names; None when there is no lock, or what is there is none of ours."""
     try:
-        return int(json.loads(lock.read_text("utf-8"))["pid"])
-    except FileNotFoundError:
+        with os.fdopen(os.open(lock, LOCK_FLAGS), "rb") as file:
+            return int(json.loads(file.read(LOCK_SIZE))["pid"])
+    except (ValueError, TypeError, KeyError):
         return None
+    except OSError as error:
+        if error.errno in NO_LOCK:
+            return None
+        raise
 
 
 def held(lock: Path) -> bool:
     """Whether the process that took this lock still lives.
 
-    The kernel drops the `flock` with its holder: no pid that came round again, and no restart, can deceive.
+    The kernel drops the `flock` with its holder: no pid that came round again, and no restart, can deceive. It knows
+    no containers either: who holds it in one is seen from outside.
     """
     try:
-        descriptor = os.open(lock, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
+        descriptor = os.open(lock, LOCK_FLAGS)
+    except OSError as error:
+        if error.errno in NO_LOCK:
+            return False
+        raise
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -95,6 +108,16 @@ def held(lock: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
+
+
+async def released(lock: Path, *, within: float) -> None:
+    """Return when nobody holds the lock any more, or after `within` seconds: for holders in a container.
+
+    Their pids mean nothing out here, so the kernel has to be asked again and again.
+    """
+    deadline = time.monotonic() + within
+    while held(lock) and time.monotonic() < deadline:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(POLL)
 
 
 async def ended(lock: Path, *, within: float) -> None:

@@ -24,8 +24,7 @@ from store.outbox import Intent, Undelivered
 from tests.faults.checker import check, name_of
 from tests.faults.snapshot import Snapshot
 from workflows.attempt import Attempt
-from workspaces.launcher import Launcher
-from workspaces.layout import Layout, write_private
+from workspaces.layout import Layout
 from workspaces.local import LocalProvider
 from workspaces.presets import Invocation
 from workspaces.provider import Grant
@@ -139,12 +138,12 @@ class IdleDispatcher(Dispatcher):
 class UnlockedProvider(LocalProvider):
     """Starts the program each time that it is asked to, whoever holds the turn's lock."""
 
-    def _start_agent(
+    async def _start_agent(
         self, layout: Layout, agent: AgentOrder, grant: Grant, called: Invocation
     ) -> tuple[int | None, bool]:
-        write_private(layout.token, grant.token)
-        launcher: Launcher = self._launcher
-        return launcher.start(layout, "agent", f"agent-{new_id()}", agent.order, grant, called=called, turn=agent.turn)
+        layout.write(layout.token, grant.token)
+        name = f"agent-{new_id()}"
+        return await self._launch(layout, "agent", name, agent.order, grant, called=called, turn=agent.turn)
 
 
 async def untyped(attempt: Attempt) -> StepOutcome:  # noqa: ARG001 - a handler's signature

@@ -14,15 +14,16 @@ from domain.ids import new_id
 from domain.messages import AgentOrder
 from tests.workspaces.conftest import Bench
 from workspaces import processes
-from workspaces.launcher import Launcher
+from workspaces.launcher import Spawner
 from workspaces.layout import Layout
 from workspaces.local import LocalProvider
+from workspaces.provider import WorkspaceProvider
 
 ROUNDS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
-class Late(Launcher):
+class Late(Spawner):
     """Starts the program when the workspace has been destroyed, in directories that its removal has missed.
 
     A removal misses what is written beside it: a directory into which something came meanwhile is not empty.
@@ -46,6 +47,7 @@ async def test_an_effect_that_ends_after_the_destruction_is_taken_back(bench: Be
     if effect == "start_agent":
         await bench.prepare()
     slow = bench.provider
+    assert isinstance(slow, LocalProvider)
     known = {field.name: getattr(slow._launcher, field.name) for field in fields(slow._launcher)}
     slow._launcher = late = Late(**known, reached=threading.Event(), destroyed=threading.Event())
     working = asyncio.ensure_future(DO[effect](slow, bench))
@@ -103,7 +105,7 @@ async def test_an_effect_at_any_moment_of_the_destruction_leaves_nothing(bench: 
         await nothing_is_left(bench)
 
 
-DO: dict[str, Callable[[LocalProvider, Bench], Awaitable[Any]]] = {
+DO: dict[str, Callable[[WorkspaceProvider, Bench], Awaitable[Any]]] = {
     "create": lambda provider, bench: provider.create(bench.order, bench.grant(new_id())),
     "start_agent": lambda provider, bench: provider.start_agent(AgentOrder(order=bench.order), bench.grant(new_id())),
 }
