@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-faults lab lint types contracts docs bench bench-stream bench-telemetry bench-cancel \
+.PHONY: help setup demo test test-faults test-containers beside-an-engine lab lint types contracts docs bench bench-stream bench-telemetry bench-cancel \
   bench-runs requirements \
   golden clean
 
@@ -32,6 +32,13 @@ test-faults: setup ## the fault suite: every failpoint, every named fault, one s
 	$(BIN)/python -m pytest -m campaign -n 4 tests/faults/test_failpoints.py
 	$(BIN)/python -m pytest -m campaign -n 3 --dist loadfile --ignore tests/faults/test_failpoints.py
 	$(BIN)/python -m tests.faults.lab --seed 1
+
+test-containers: setup ## what needs a container engine; on Debian root gets one that is installed and started for it
+	$(BIN)/python -m tests.containers.engine $(MAKE) --no-print-directory beside-an-engine
+
+beside-an-engine:
+	$(BIN)/python -m pytest -m containers
+	TASKRUNNER_TEST_POSTGRES=taskrunner-test/postgres:18 $(BIN)/python -m pytest tests/store tests/api
 
 SEEDS ?= 1 2 3 4 5 6 7 8 9 10
 lab: setup ## the race lab, seed by seed (SEEDS="1 2 3"), then what was struck too seldom; see benchmarks/results/faults.json

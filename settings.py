@@ -14,10 +14,12 @@ from typing import Any, Final, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
+from domain.containers import Containers
 from domain.durations import Span
 from domain.policy import Budgets, Limits, Policy, Retention, StepRetry, Supervision, inconsistencies
 from domain.rotation import payload_keys
 from domain.signatures import SigningKeys
+from domain.spec import Provider
 from domain.thresholds import Thresholds
 from domain.webhooks import Webhooks
 
@@ -86,11 +88,17 @@ class Settings(BaseSettings):
     node_slots: int = Field(default=4, ge=1, description="Workspaces that this node hosts at once.")
     node_labels: dict[str, str] = Field(default={}, description="JSON; tasks choose nodes by them.")
     node_key: SecretStr = Field(default=SecretStr(""), description="The API key with which a node fetches tokens.")
+    node_providers: list[Literal[Provider.LOCAL, Provider.DOCKER]] = Field(
+        default=[Provider.LOCAL],
+        min_length=1,
+        description="JSON; where this node's workspaces come from: `local`, and `docker` on a node that is root.",
+    )
     node_secrets_file: Path | None = Field(default=None, description="The node's 0600 file of secrets.")
     node_presets: dict[str, list[str]] = Field(default={}, description="JSON; agent presets as argv templates.")
     node_allow_file_urls: bool = Field(default=False, description="Whether `file://` repositories may be cloned.")
     node_pass_env: list[str] = Field(default=[], description="Names of the node's environment that workspaces get.")
 
+    containers: Containers = Containers()
     budgets: Budgets = Budgets()
     step_retry: StepRetry = StepRetry()
     limits: Limits = Limits()

@@ -56,6 +56,7 @@ from workflows.reconcile import Reconcile
 from workflows.run_orchestrator import RunOrchestrator
 from workflows.task_runner import TaskRunner
 from workspaces.local import LocalProvider, base_environment
+from workspaces.provider import WorkspaceProvider
 from workspaces.secrets import Secrets
 
 log = structlog.get_logger()
@@ -338,9 +339,9 @@ async def run_node(settings: Settings) -> None:
         httpx2.AsyncClient(timeout=API_LIMIT) as http,
     ):
         client = await connect(payload_keys=settings.payload_keys, runtime=counting.runtime, traces=traces)
-        providers = {Provider.LOCAL.value: local_provider(settings)}
-        node = NodeWork(providers, client=http, api_key=settings.node_key.get_secret_value())
         async with contextlib.AsyncExitStack() as stack:
+            providers = await stack.enter_async_context(node_providers(settings))
+            node = NodeWork(providers, client=http, api_key=settings.node_key.get_secret_value())
             for worker in node_workers(client, node, node_id, slots=settings.node_slots):
                 await stack.enter_async_context(worker)
             told = asyncio.create_task(until_told())
@@ -355,6 +356,18 @@ async def run_node(settings: Settings) -> None:
             log.info("worker.draining", role="node", node=node_id)
 
 
+@asynccontextmanager
+async def node_providers(settings: Settings) -> AsyncIterator[dict[str, WorkspaceProvider]]:
+    """Give the providers of a node by name. Raises RuntimeError for one that cannot work here."""
+    providers: dict[str, WorkspaceProvider] = {}
+    async with contextlib.AsyncExitStack() as stack:
+        if Provider.LOCAL in settings.node_providers:
+            providers[Provider.LOCAL] = local_provider(settings)
+        if Provider.DOCKER in settings.node_providers:
+            providers[Provider.DOCKER] = await stack.enter_async_context(docker_provider(settings))
+        yield providers
+
+
 def local_provider(settings: Settings) -> LocalProvider:
     """Return the provider of workspaces that are directories and processes of this machine."""
     return LocalProvider(
@@ -366,6 +379,29 @@ def local_provider(settings: Settings) -> LocalProvider:
         heartbeat=settings.supervision.heartbeat,
         certificates={name: os.environ[name] for name in CERTIFICATES if name in os.environ},
     )
+
+
+@asynccontextmanager
+async def docker_provider(settings: Settings) -> AsyncIterator[WorkspaceProvider]:
+    """Give the provider of workspaces that are containers of this machine's engine."""
+    if os.geteuid():
+        raise RuntimeError("a node with containers must be root: it mounts their disks")
+    if importlib.util.find_spec("aiodocker") is None:
+        raise RuntimeError("install the extra `docker` for containers: pip install 'taskrunner[docker]'")
+    from workspaces import docker, engine  # noqa: PLC0415 - aiohttp is no part of other nodes
+
+    async with engine.connected(settings.containers) as client:
+        yield docker.DockerProvider(
+            settings.data_dir / "containers",
+            client=client,
+            node=settings.node_id,
+            rules=settings.containers,
+            environment={name: os.environ[name] for name in settings.node_pass_env if name in os.environ},
+            secrets=Secrets(file=settings.node_secrets_file, environment=os.environ),
+            presets=settings.node_presets,
+            heartbeat=settings.supervision.heartbeat,
+            certificates={name: os.environ[name] for name in CERTIFICATES if name in os.environ},
+        )
 
 
 async def report_in(http: httpx2.AsyncClient, settings: Settings) -> None:

@@ -156,7 +156,7 @@ def kind(field: FieldInfo) -> str:
     ]
     found = [name for annotation, name in names if field.annotation == annotation]
     shown = str(field.annotation)
-    if "Literal" in shown:
+    if shown.startswith("typing.Literal"):
         return "word"
     return found[0] if found else "path" if "Path" in shown else "duration" if "timedelta" in shown else "JSON"
 

@@ -1,7 +1,9 @@
 """The program beside the work: `python program.py prepare|agent CONTROL SESSION`, started detached by a provider.
 
-It runs by path with any Python from 3.9 on and needs nothing but this folder; secrets come as JSON on its standard
-input. It exits with 0 also when another one holds the session: that one is adopted.
+In and beside containers also `relay LISTEN TARGET [LOCK]`: the way out of them.
+
+It runs by path with any Python from 3.9 on and needs nothing but this folder; secrets come as one line of JSON on its
+standard input. It exits with 0 also when another one holds the session: that one is adopted.
 """
 
 import sys
@@ -12,14 +14,16 @@ HERE = Path(__file__).resolve().parent
 # What lies in or beside this folder must not shadow the standard library.
 sys.path[:] = [*(path for path in sys.path if Path(path).resolve() != HERE), str(HERE.parent)]
 
-from workspaces.inside import agent, prepare  # noqa: E402 - needs the path
+from workspaces.inside import agent, prepare, relay  # noqa: E402 - needs the path
 from workspaces.inside.session import Session, read_secrets  # noqa: E402
 
 MODES = {"prepare": prepare.run, "agent": agent.run}
 
 
 def main(arguments: "list[str]") -> int:
-    """Run one session in the mode that the arguments name."""
+    """Run one session, or a relay, as the arguments say."""
+    if arguments[:1] == ["relay"] and len(arguments) in (3, 4):
+        return relay.run(*arguments[1:])
     if len(arguments) != 3 or arguments[0] not in MODES:  # noqa: PLR2004 - mode, control, session
         sys.stderr.write(f"{__doc__}\n")
         return 2

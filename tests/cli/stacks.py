@@ -116,7 +116,8 @@ class StackProcess:
         """Tell whether it works in a workspace: such a process outlives the stack, and the next one adopts it."""
         with suppress(psutil.NoSuchProcess):
             chain = [process, *process.parents()]
-            return any(str(self.data_dir / "workspaces") in " ".join(each.cmdline()) for each in chain)
+            homes = [str(self.data_dir / name) for name in ("workspaces", "containers")]
+            return any(home in " ".join(each.cmdline()) for each in chain for home in homes)
         return False
 
     def _end(self, sign: signal.Signals) -> int:

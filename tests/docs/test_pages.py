@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from docs.generate import PAGES, rows, span
+from domain.containers import Containers
 from domain.policy import Policy
 from settings import PREFIX, Settings
 
@@ -20,7 +22,8 @@ def test_a_page_has_not_drifted(name: str) -> None:
 
 def test_every_setting_is_explained() -> None:
     """Each row has a name, a type, a default and a meaning."""
-    groups = [(Settings, PREFIX)]
+    groups: list[tuple[type[BaseModel], str]] = [(Settings, PREFIX)]
+    groups += [(Containers, "containers")]
     groups += [(type(getattr(Policy(), name)), name) for name in Policy.model_fields if name != "callback_url"]
     for model, prefix in groups:
         for row in rows(model, prefix):

@@ -10,15 +10,20 @@ from typing import Any
 
 import pytest
 
+from domain.containers import Containers
 from domain.ids import new_id
 from domain.messages import AgentExit, AgentOrder, AgentStarted, WorkspaceOrder
 from domain.names import TaskId, WorkspaceId
 from domain.spec import TaskSpec
+from tests.containers import images
+from tests.containers.engine import ENGINE
 from tests.workspaces.recording import RecordingApi, Request
 from workspaces import processes
+from workspaces.hosted import HostedProvider
 from workspaces.local import LocalProvider, base_environment
 from workspaces.provider import Grant
 from workspaces.secrets import Secrets
+from workspaces.volume import Volume
 
 CANARY = "canary-7c1f-value"
 
@@ -37,7 +42,7 @@ class Bench:
         self.new(command=["true"])
 
     @property
-    def provider(self) -> LocalProvider:
+    def provider(self) -> HostedProvider:
         """A provider as a node makes it at its start: it remembers nothing."""
         options = {
             "environment": base_environment(os.environ),
@@ -72,6 +77,11 @@ class Bench:
     def base(self) -> Path:
         return self.root / self.order.workspace_id
 
+    @property
+    def files(self) -> Path:
+        """Where the workspace's folders are on this machine."""
+        return self.base
+
     async def prepare(self, **spec: Any) -> Request:
         """Create a workspace; give its `ready` or `failed`."""
         if spec:
@@ -99,6 +109,80 @@ class Bench:
     def living(self) -> list[int]:
         return [process.pid for process in processes.of_workspace(self.order.workspace_id)]
 
+    @property
+    def working(self) -> list[int]:
+        """The living ones but for the relays of a container, which wait for the next turn."""
+        return [
+            process.pid
+            for process in processes.of_workspace(self.order.workspace_id)
+            if "relay" not in process.cmdline()
+        ]
+
+
+@dataclass
+class ContainerBench(Bench):
+    """The same with containers."""
+
+    rules: Containers = field(kw_only=True)
+    client: Any = field(kw_only=True)
+    node: str = field(default_factory=new_id)
+
+    @property
+    def provider(self) -> HostedProvider:
+        """A provider as a node makes it at its start: it remembers nothing but its connections to the engine."""
+        from workspaces.docker import DockerProvider  # noqa: PLC0415 - other suites need no aiohttp
+
+        options = {
+            "secrets": Secrets(environment={"TASKRUNNER_SECRET_CANARY": CANARY}),
+            "grace": timedelta(seconds=1),
+            **self.options,
+        }
+        return DockerProvider(self.root, client=self.client, node=self.node, rules=self.rules, **options)
+
+    def new(self, *, attempt: int = 1, limits: dict[str, Any] | None = None, **spec: Any) -> WorkspaceOrder:
+        """Make a new order; one workspace each."""
+        return super().new(attempt=attempt, limits=limits, provider="docker", **spec)
+
+    @property
+    def files(self) -> Path:
+        """Where the workspace's folders are on this machine."""
+        return self.base / "files"
+
+    @property
+    def volume(self) -> Volume:
+        """The paths of the workspace."""
+        return Volume(self.root, self.order.workspace_id, self.rules.user)
+
+    async def facts(self) -> dict[str, Any]:
+        """Give what the engine says of the container."""
+        return dict((await self.client.containers.get(self.order.workspace_id))._container)
+
+
+@pytest.fixture(scope="session")
+def engine_address() -> str:
+    """Give the address of a container engine."""
+    if address := os.environ.get(ENGINE):
+        return address
+    pytest.skip("no container engine; `make test-containers` finds or starts one")
+
+
+@pytest.fixture
+async def container_bench(tmp_path: Path, api: RecordingApi, engine_address: str) -> AsyncIterator[ContainerBench]:
+    """Give a bench of containers; afterwards nothing of them is left, on the engine or on this machine."""
+    from workspaces.engine import connected  # noqa: PLC0415
+
+    names = [images.ensure(engine_address, name) for name in (images.WORKSPACE, images.FURNISHED, images.BARE)]
+    rules = Containers(engine=engine_address, image=names[0], images=names, disk_mb=64, memory_mb=256, processes=128)
+    async with connected(rules) as client:
+        bench = ContainerBench(tmp_path / "containers", api, rules=rules, client=client)
+        yield bench
+        api.rule = lambda _: 410
+        for workspace_id in {*bench.ids, *await bench.provider.list()}:
+            await bench.provider.destroy(workspace_id)
+            assert processes.of_workspace(workspace_id) == []
+        assert await bench.provider.list() == []
+        assert not [line for line in Path("/proc/mounts").read_text().splitlines() if str(tmp_path) in line]
+
 
 @pytest.fixture
 def api() -> Iterator[RecordingApi]:
@@ -109,7 +193,7 @@ def api() -> Iterator[RecordingApi]:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path, api: RecordingApi) -> AsyncIterator[Bench]:
+async def local_bench(tmp_path: Path, api: RecordingApi) -> AsyncIterator[Bench]:
     """Give a bench; afterwards everything that it made is destroyed, and nothing of it lives on."""
     bench = Bench(tmp_path / "workspaces", api)
     yield bench
@@ -118,6 +202,12 @@ async def bench(tmp_path: Path, api: RecordingApi) -> AsyncIterator[Bench]:
         await bench.provider.destroy(workspace_id)
         assert processes.of_workspace(workspace_id) == []
     assert await bench.provider.list() == []
+
+
+@pytest.fixture
+def bench(local_bench: Bench) -> Bench:
+    """Give a bench of directories."""
+    return local_bench
 
 
 @dataclass(frozen=True)

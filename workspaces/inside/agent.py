@@ -8,6 +8,7 @@ from typing import Any
 
 from workspaces.inside import artifacts, changes, commands, trees
 from workspaces.inside.callbacks import Callbacks, Unheard, now
+from workspaces.inside.limits import Limits
 from workspaces.inside.output import Output
 from workspaces.inside.pulse import Pulse
 from workspaces.inside.session import Session, problem, told
@@ -49,6 +50,7 @@ def _run(
     session: Session, secrets: dict[str, str], callbacks: Callbacks, output: Output, stop: commands.Stop
 ) -> dict[str, Any]:
     """Run the command to its end and that of everything it started."""
+    limits = Limits(session)
     try:
         child = commands.start(
             session.argv,
@@ -74,8 +76,8 @@ def _run(
     pump.join(DRAIN)
     if left and stop.error is None:
         output.note(f"{left} processes that the command left running were ended")
-    killed = _signalled(-code) if code < 0 else None
-    return {"exit_code": commands.SHELL_SIGNAL - code if code < 0 else code, "result": None, "error": killed}
+    error = (limits.met() if code else None) or (_signalled(-code) if code < 0 else None)
+    return {"exit_code": commands.SHELL_SIGNAL - code if code < 0 else code, "result": None, "error": error}
 
 
 def _stdin(session: Session) -> Path | None:

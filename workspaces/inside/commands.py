@@ -18,6 +18,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 LEASE_EXPIRED = "lease_expired"
 PROC = Path("/proc")
+SCORE, FIRST_TO_GO = "/proc/self/oom_score_adj", b"1000"  # proc(5)
 SHELL_NOT_FOUND, SHELL_NOT_EXECUTABLE, SHELL_SIGNAL = 127, 126, 128  # exit codes as every shell gives them
 
 
@@ -62,6 +63,7 @@ def start(
             resource.setrlimit(kind, (soft, hard))
         if PRCTL:
             PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        _sacrifice()
 
     try:
         with open(stdin or os.devnull, "rb") as source:  # noqa: PTH123 - one spelling for both
@@ -82,6 +84,16 @@ def start(
         reason = error.strerror if isinstance(error, OSError) else str(error)
         text = f"{argv[0]} cannot be executed: {reason}."
         raise Unstartable(SHELL_NOT_EXECUTABLE, problem("executable_not_started", "input", text)) from None
+
+
+def _sacrifice() -> None:
+    """Let the kernel end this process before the one beside it when memory is short."""
+    try:
+        descriptor = os.open(SCORE, os.O_WRONLY)
+        os.write(descriptor, FIRST_TO_GO)
+        os.close(descriptor)
+    except OSError:
+        return
 
 
 def _limits(resources: dict[str, float]) -> Iterable[tuple[int, int, int]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -110,5 +111,6 @@ class Output:
         if status >= 300 and status != CONFLICT:  # noqa: PLR2004 - the 2xx; a conflict says that it has them
             return False
         self._posted += len(batch)
-        self._mark.write_text(str(self._posted), "ascii")
+        with suppress(OSError):  # the disk is full: a later turn posts again, and is told so
+            self._mark.write_text(str(self._posted), "ascii")
         return True

@@ -8,8 +8,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+MESSAGES = 100_000  # bytes of an exit file beside the result
 
 
 class Session:
@@ -30,6 +33,7 @@ class Session:
         self.environment: dict[str, str] = raw["environment"]
         self.visible_secrets: list[str] = raw["secrets"]
         self.resources: dict[str, float] = raw["resources"]
+        self.confined: bool = raw.get("confined", False)
         self.repo: dict[str, Any] | None = raw["repo"]
         self.protocols: str = raw["protocols"]
         self.setup: list[list[str]] = raw["setup"]
@@ -43,6 +47,7 @@ class Session:
         self.result = Path(paths["result"])
         self.token = Path(paths["token"])
         self.log = Path(paths["log"])
+        self._room = control / f"{name}.room"
         self._lock = -1
 
     def claim(self) -> bool:
@@ -64,7 +69,18 @@ class Session:
         finally:
             draft.unlink()
         self._lock = descriptor
+        if self.confined:
+            self._reserve()
         return True
+
+    def _reserve(self) -> None:
+        """Keep room on the disk, in bytes and inodes, for the exit file of a command that fills it."""
+        try:
+            descriptor = os.open(self._room, os.O_CREAT | os.O_RDWR, 0o600)
+            os.posix_fallocate(descriptor, 0, 2 * self.result_limit + MESSAGES)
+            os.close(descriptor)
+        except OSError:  # an earlier turn has filled it
+            return
 
     def environment_with(self, secrets: dict[str, str]) -> dict[str, str]:
         """Return the environment of commands: the given one, and the secrets that the task names."""
@@ -72,6 +88,8 @@ class Session:
 
     def end(self, outcome: dict[str, Any]) -> None:
         """Write the exit file: it is there entirely or not at all, also after a power cut."""
+        with suppress(OSError):
+            self._room.unlink()
         target = self.control / f"{self.name}.exit.json"
         draft = self.control / f".{self.name}.{os.urandom(8).hex()}"  # nobody knew its name before
         with draft.open("x", encoding="utf-8") as file:
@@ -87,8 +105,8 @@ class Session:
 
 
 def read_secrets(stream: BinaryIO) -> dict[str, str]:
-    """Return the secrets that the provider wrote; half an object raises `ValueError`: the writer was killed."""
-    return dict(json.loads(stream.read()))
+    """Return the secrets that the provider wrote, one line; half of it raises `ValueError`: the writer was killed."""
+    return dict(json.loads(stream.readline()))
 
 
 def problem(code: str, category: str, message: str) -> dict[str, Any]:
