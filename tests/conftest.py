@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -23,8 +24,16 @@ database_numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Postgres]:
-    """Give a running PostgreSQL without fsync; `url(name)` and `create_database(name)` lead on."""
-    server = Postgres(tmp_path_factory.mktemp("postgres"), fsync=False)
+    """Give a running PostgreSQL without fsync; `url(name)` and `create_database(name)` lead on.
+
+    It is in a container where the environment names an image for it.
+    """
+    folder = tmp_path_factory.mktemp("postgres")
+    server = Postgres(folder, fsync=False)
+    if image := os.environ.get("TASKRUNNER_TEST_POSTGRES"):
+        from tests.containers.postgres import ContainedPostgres  # noqa: PLC0415 - other runs need no engine's client
+
+        server = ContainedPostgres(folder, engine=os.environ["TASKRUNNER_TEST_ENGINE"], image=image)
     await server.start()
     yield server
     await server.stop()
