@@ -11,6 +11,8 @@ import pytest
 import typer.main
 import yaml
 
+from api.auth import _RANDOM as FORM
+from api.auth import PREFIX as PREFIX_OF_KEYS
 from cli.main import app
 from settings import PREFIX, SECRETS_DIR, Settings
 
@@ -114,6 +116,18 @@ def test_the_secrets_are_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert settings.database_url.startswith("postgresql+psycopg://taskrunner:")
     assert settings.callback_keys.get_secret_value().startswith("k1:")
     assert settings.node_key.get_secret_value().startswith("tr_")
+
+
+def test_the_keys_are_such_as_the_api_knows(tmp_path: Path) -> None:
+    """A key of another form is refused before it is looked for."""
+    script = tmp_path / "make-secrets"
+    script.write_text((DEPLOY / "make-secrets").read_text())
+    subprocess.run(["bash", str(script)], check=True)
+    keys = [
+        file.read_text() for file in (tmp_path / "secrets").iterdir() if file.read_text().startswith(PREFIX_OF_KEYS)
+    ]
+    assert len(keys) == 2
+    assert all(FORM.fullmatch(key, len(PREFIX_OF_KEYS)) for key in keys)
 
 
 def test_secrets_are_never_committed() -> None:
