@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsS
 
 from domain.containers import Containers
 from domain.durations import Span
+from domain.placement import Placement
 from domain.policy import Budgets, Limits, Policy, Retention, StepRetry, Supervision, inconsistencies
 from domain.rotation import payload_keys
 from domain.signatures import SigningKeys
@@ -87,7 +88,17 @@ class Settings(BaseSettings):
     node_id: str = Field(default="local", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="This node's id.")
     node_slots: int = Field(default=4, ge=1, description="Workspaces that this node hosts at once.")
     node_labels: dict[str, str] = Field(default={}, description="JSON; tasks choose nodes by them.")
-    node_key: SecretStr = Field(default=SecretStr(""), description="The API key with which a node fetches tokens.")
+    node_token: SecretStr = Field(
+        default=SecretStr(""),
+        description="The token by which the API knows this node; `nodes tokens create` makes one.",
+    )
+    node_drain: Span = Field(
+        default=timedelta(seconds=10),
+        description="How long a node that is stopped waits for its tasks; what runs on is adopted by its next start.",
+    )
+    node_temporal_address: str = Field(
+        default="", description="Temporal's address as nodes reach it, which the API tells them; empty: the API's own."
+    )
     node_providers: list[Literal[Provider.LOCAL, Provider.DOCKER]] = Field(
         default=[Provider.LOCAL],
         min_length=1,
@@ -103,6 +114,7 @@ class Settings(BaseSettings):
     step_retry: StepRetry = StepRetry()
     limits: Limits = Limits()
     supervision: Supervision = Supervision()
+    placement: Placement = Placement()
     retention: Retention = Retention()
     webhooks: Webhooks = Webhooks()
     health: Thresholds = Thresholds()

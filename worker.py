@@ -27,6 +27,7 @@ from activities import hooks
 from activities.dispatch import Dispatcher
 from activities.failures import FailureInterceptor
 from activities.ledger import LedgerKeeper
+from activities.membership import Membership, facts
 from activities.mirror import Mirror
 from activities.node import NodeWork
 from activities.placement import Placement
@@ -39,6 +40,7 @@ from activities.runs import Runs
 from codec import UNENCRYPTED, data_converter
 from domain.names import CONTROL_QUEUE, NodeId, node_queue, supervise_queue
 from domain.policy import Policy
+from domain.rotation import payload_keys
 from domain.signatures import SigningKeys
 from domain.spec import Provider
 from settings import Settings
@@ -67,8 +69,7 @@ GRACE: Final = timedelta(seconds=10)
 # Where TLS finds its authorities: for the program's callbacks, not for commands.
 CERTIFICATES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 API_LIMIT: Final = 30.0
-REPORT_AGAIN: Final = 1.0
-SERVER_ERRORS: Final = 500
+SCHEDULE_AGAIN: Final = 1.0
 
 DEFAULTS: Final = Policy()
 
@@ -86,13 +87,17 @@ async def connect(
     lazy: bool = False,
     runtime: Runtime | None = None,
     traces: Traces | None = None,
+    address: str | None = None,
+    namespace: str | None = None,
 ) -> Client:
     """Return a client by Temporal's own environment configuration (`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, …).
 
-    Without `payload_keys` it is for those who look at no payload.
+    Without `payload_keys` it is for those who look at no payload. `address` and `namespace` are for where the
+    configuration names none.
     """
     options: dict[str, Any] = {**ClientConfig.load_client_connect_config()}
-    options.setdefault("target_host", "127.0.0.1:7233")
+    options.setdefault("target_host", address or "127.0.0.1:7233")
+    options.setdefault("namespace", namespace or "default")
     converter = data_converter(payload_keys)
     options["interceptors"] = [traces.interceptor] if traces else []
     return await Client.connect(**options, data_converter=converter, lazy=lazy, runtime=runtime or Runtime.default())
@@ -298,7 +303,7 @@ async def keep_schedule(client: Client, every: timedelta, *, queue: str = CONTRO
             log.warning("reconcile.no_schedule", error=str(error).splitlines()[0])
         else:
             return
-        await asyncio.sleep(REPORT_AGAIN)
+        await asyncio.sleep(SCHEDULE_AGAIN)
 
 
 async def until_told() -> None:
@@ -328,43 +333,73 @@ async def run_control(settings: Settings) -> None:
 
 
 async def run_node(settings: Settings) -> None:
-    """Report in to the API, then do a node's work until SIGTERM, then drain.
+    """Join: register with the API, which says where Temporal is, then do a node's work until SIGTERM, or until gone.
 
-    The node needs Temporal and the API, no open port and no database.
+    The node needs Temporal and the API, no open port and no database. Raises NotJoined when the API refuses it.
     """
-    node_id = NodeId(settings.node_id)
     async with (
         counted(settings) as counting,
         tracing("taskrunner-node") as traces,
         httpx2.AsyncClient(timeout=API_LIMIT) as http,
     ):
-        client = await connect(payload_keys=settings.payload_keys, runtime=counting.runtime, traces=traces)
+        token = settings.node_token.get_secret_value()
+        membership = Membership(http, url=settings.public_url, token=token, told=_of_node(settings))
+        known = payload_keys(settings.payload_keys.get_secret_value())
+        told, joining = asyncio.create_task(until_told()), asyncio.create_task(membership.join(payload_keys=known))
+        await asyncio.wait([told, joining], return_when=asyncio.FIRST_COMPLETED)
+        if not joining.done():
+            joining.cancel()
+            return
+        temporal = joining.result()
+        client = await connect(
+            payload_keys=settings.payload_keys,
+            runtime=counting.runtime,
+            traces=traces,
+            address=temporal["address"],
+            namespace=temporal["namespace"],
+        )
+        node_id = membership.node_id
         async with contextlib.AsyncExitStack() as stack:
-            providers = await stack.enter_async_context(node_providers(settings))
-            node = NodeWork(providers, client=http, api_key=settings.node_key.get_secret_value())
+            providers = await stack.enter_async_context(node_providers(settings, node_id))
+            node = NodeWork(providers, client=http, token=token)
             for worker in node_workers(client, node, node_id, slots=settings.node_slots):
                 await stack.enter_async_context(worker)
-            told = asyncio.create_task(until_told())
-            reporting = asyncio.create_task(report_in(http, settings))
-            await asyncio.wait([told, reporting], return_when=asyncio.FIRST_COMPLETED)
-            if reporting.done():
-                reporting.result()
-                address = counting.address
-                log.info("worker.ready", role="node", node=node_id, slots=settings.node_slots, metrics=address)
-            await told
-            reporting.cancel()
-            log.info("worker.draining", role="node", node=node_id)
+            heard = asyncio.create_task(membership.keep(node))
+            reported = asyncio.create_task(membership.in_service.wait())
+            await asyncio.wait([told, heard, reported], return_when=asyncio.FIRST_COMPLETED)
+            if reported.done():
+                log.info("worker.ready", role="node", node=node_id, slots=settings.node_slots, metrics=counting.address)
+            reported.cancel()
+            await asyncio.wait([told, heard], return_when=asyncio.FIRST_COMPLETED)
+            if heard.done():
+                heard.result()
+            else:
+                log.info("worker.draining", role="node", node=node_id)
+                await membership.drain(settings.node_drain)
+                heard.cancel()
+                await asyncio.gather(heard, return_exceptions=True)
+            log.info("worker.stopping", role="node", node=node_id)
+
+
+def _of_node(settings: Settings) -> dict[str, Any]:
+    """Return what a node tells of itself; without an id it is the one whose token it has."""
+    named = {"id": settings.node_id} if settings.node_id else {}
+    return named | {
+        "slots": settings.node_slots,
+        "labels": settings.node_labels,
+        "facts": facts(settings.node_providers),
+    }
 
 
 @asynccontextmanager
-async def node_providers(settings: Settings) -> AsyncIterator[dict[str, WorkspaceProvider]]:
+async def node_providers(settings: Settings, node_id: NodeId) -> AsyncIterator[dict[str, WorkspaceProvider]]:
     """Give the providers of a node by name. Raises RuntimeError for one that cannot work here."""
     providers: dict[str, WorkspaceProvider] = {}
     async with contextlib.AsyncExitStack() as stack:
         if Provider.LOCAL in settings.node_providers:
             providers[Provider.LOCAL] = local_provider(settings)
         if Provider.DOCKER in settings.node_providers:
-            providers[Provider.DOCKER] = await stack.enter_async_context(docker_provider(settings))
+            providers[Provider.DOCKER] = await stack.enter_async_context(docker_provider(settings, node_id))
         yield providers
 
 
@@ -382,7 +417,7 @@ def local_provider(settings: Settings) -> LocalProvider:
 
 
 @asynccontextmanager
-async def docker_provider(settings: Settings) -> AsyncIterator[WorkspaceProvider]:
+async def docker_provider(settings: Settings, node_id: NodeId) -> AsyncIterator[WorkspaceProvider]:
     """Give the provider of workspaces that are containers of this machine's engine."""
     if os.geteuid():
         raise RuntimeError("a node with containers must be root: it mounts their disks")
@@ -394,7 +429,7 @@ async def docker_provider(settings: Settings) -> AsyncIterator[WorkspaceProvider
         yield docker.DockerProvider(
             settings.data_dir / "containers",
             client=client,
-            node=settings.node_id,
+            node=node_id,
             rules=settings.containers,
             environment={name: os.environ[name] for name in settings.node_pass_env if name in os.environ},
             secrets=Secrets(file=settings.node_secrets_file, environment=os.environ),
@@ -402,24 +437,3 @@ async def docker_provider(settings: Settings) -> AsyncIterator[WorkspaceProvider
             heartbeat=settings.supervision.heartbeat,
             certificates={name: os.environ[name] for name in CERTIFICATES if name in os.environ},
         )
-
-
-async def report_in(http: httpx2.AsyncClient, settings: Settings) -> None:
-    """Register this node and report it ready, for as long as the API is away. Raises when the API refuses it."""
-    headers = {"Authorization": f"Bearer {settings.node_key.get_secret_value()}"}
-    body = {"id": settings.node_id, "slots": settings.node_slots, "labels": settings.node_labels}
-    url = f"{settings.public_url}/v1/nodes"
-    while True:
-        try:
-            registered = await http.post(url, json=body, headers=headers)
-            ready = registered.is_success and await http.post(f"{url}/{settings.node_id}/ready", headers=headers)
-        except httpx2.TransportError as error:
-            log.warning("node.api_unreachable", error=type(error).__name__)
-        else:
-            if ready and ready.is_success:
-                return
-            refused = ready or registered
-            if refused.status_code < SERVER_ERRORS:
-                raise RuntimeError(f"the API refused this node: {refused.status_code} {refused.text[:500]}")
-            log.warning("node.api_unready", status=refused.status_code)
-        await asyncio.sleep(REPORT_AGAIN)

@@ -8,18 +8,18 @@ the workflow's own state.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Final
 
 import structlog
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from activities.force import force
 from activities.hooks import Hooks
-from domain.messages import CallbackSignal, SlotGranted
-from domain.names import SIGNAL_OF_CALLBACK, CallbackKind, TaskId
+from domain.messages import CallbackSignal, Look, NodeLost, NodeReady, SlotGranted
+from domain.names import SIGNAL_OF_CALLBACK, CallbackKind, SignalName, TaskId
 from domain.policy import Policy
 from domain.runner import RunnerInput
 from domain.spec import TaskSpec
@@ -40,6 +40,13 @@ BATCH: Final = 100
 IN_FLIGHT: Final = 64
 SETTLE: Final = 0.05
 UNREADABLE: Final = timedelta(seconds=30)
+# What an intent's body is, by the name of its signal.
+SIGNALS: Final[Mapping[str, type[BaseModel]]] = {
+    SignalName.SLOT_GRANTED: SlotGranted,
+    SignalName.NODE_READY: NodeReady,
+    SignalName.NODE_LOST: NodeLost,
+    SignalName.TASK_STEERED: Look,
+}
 # Between two looks at the outbox; longer means that this process, or the database, stood still.
 STANDSTILL: Final = timedelta(seconds=2)
 
@@ -163,7 +170,10 @@ class Dispatcher:
         senders: dict[OutboxKind, Callable[[], Awaitable[Sent]]] = {
             OutboxKind.START: lambda: self._start(intent, argument),
             OutboxKind.SIGNAL: lambda: self._gateway.signal(
-                intent.task_id, intent.attempt, intent.name or "", SlotGranted.model_validate(intent.body or {})
+                intent.task_id,
+                intent.attempt,
+                intent.name or "",
+                SIGNALS.get(intent.name or "", Look).model_validate(intent.body or {}),
             ),
             OutboxKind.CANCEL: lambda: self._gateway.cancel(intent.task_id, intent.attempt),
             OutboxKind.FORCE: lambda: self._force(intent),

@@ -42,6 +42,7 @@ class Mirror(MirrorActivities):
                 destroyed=conclusion.destroyed,
                 next_attempt_at=conclusion.next_attempt_at,
                 lease=conclusion.lease,
+                node_lost=conclusion.node_lost,
                 kept=conclusion.kept,
                 keep_for=conclusion.keep_for,
             )

@@ -42,13 +42,13 @@ TRANSIENT_STATUSES: Final = frozenset({408, 425, 429})
 class NodeWork(NodeActivities):
     """Does a node's work with the providers that it has, by name.
 
-    `client` talks to the API; `api_key` has the scope `workspaces:write` and is used for nothing but tokens.
+    `client` talks to the API; `token` is the node's own, and fetches the callback tokens of its own workspaces.
     """
 
-    def __init__(self, providers: Mapping[str, WorkspaceProvider], *, client: httpx2.AsyncClient, api_key: str) -> None:
+    def __init__(self, providers: Mapping[str, WorkspaceProvider], *, client: httpx2.AsyncClient, token: str) -> None:
         self._providers = dict(providers)
         self._client = client
-        self._api_key = api_key
+        self._token = token
 
     @activity.defn
     async def create_workspace(self, order: WorkspaceOrder) -> Acknowledgement:
@@ -143,7 +143,7 @@ class NodeWork(NodeActivities):
         """Fetch a fresh callback token."""
         url = f"{base.rstrip('/')}/v1/workspaces/{workspace_id}"
         with boundary("api.callback_token"):
-            async with self._asked("POST", f"{url}/callback-token", self._api_key, body={"turn": turn}) as answer:
+            async with self._asked("POST", f"{url}/callback-token", self._token, body={"turn": turn}) as answer:
                 await answer.aread()
                 return Grant(token=answer.json()["token"], callback_url=url)
 
@@ -187,9 +187,9 @@ def _refused(status: int, url: str) -> Failure:
     what = url.rpartition("/")[2]
     transient = status >= SERVER_ERRORS or status in TRANSIENT_STATUSES
     guidance = {
-        401: "Give the node a valid API key.",
-        403: "Give the node an API key with the scope workspaces:write.",
-        404: "Look whether it was deleted.",
+        401: "The node's token was revoked or is none: give it another one (`taskrunner nodes tokens create`).",
+        403: "The node's token is another node's, or no node's: `taskrunner nodes tokens create` makes one.",
+        404: "Look whether it was deleted, and whether it is this node's.",
         410: "The attempt has ended.",
     }
     return Failure(

@@ -29,7 +29,7 @@ def new_key() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """Who calls: a key's project and scopes. With `node_id` it stands for that node, whatever the project."""
+    """Who calls: a key's project and scopes. With `node_id` it is that node's token, and opens its own."""
 
     key_id: str
     project: ProjectId
@@ -37,7 +37,9 @@ class Caller:
     node_id: NodeId | None = None
 
     def may(self, *scopes: Scope) -> bool:
-        """Return whether the key has one of these scopes; `admin` has them all."""
+        """Return whether the key has one of these scopes; `admin` has them all, a node's token one at most."""
+        if self.node_id is not None:
+            return Scope.NODES_WRITE in self.scopes and Scope.NODES_WRITE in scopes
         return Scope.ADMIN in self.scopes or not self.scopes.isdisjoint(scopes)
 
 

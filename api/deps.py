@@ -14,7 +14,7 @@ from api.feeds import Feeds
 from api.health import Health
 from api.problems import Problem
 from api.rates import Rates
-from domain.names import RunId, Scope, TaskId
+from domain.names import DEFAULT_PROJECT, RunId, Scope, TaskId
 from domain.policy import Policy
 from domain.runner import RunnerInput
 from domain.signatures import SigningKeys
@@ -121,6 +121,22 @@ def needs(*scopes: Scope) -> Callable[[Request], Coroutine[Any, Any, Caller]]:
     return admitted
 
 
+async def operator(request: Request) -> Caller:
+    """Admit a node's token, and keys for nodes of the project that operates them: nodes serve all projects."""
+    caller = await needs(Scope.NODES_WRITE)(request)
+    if caller.node_id is None and caller.project != DEFAULT_PROJECT:
+        raise Problem("forbidden", f"only keys of the project {DEFAULT_PROJECT} change nodes, which serve all projects")
+    return caller
+
+
+async def claimant(request: Request) -> Caller:
+    """Admit who may claim callback tokens: a controller of `external` workspaces, and a node for its own."""
+    caller = await needs(Scope.WORKSPACES_WRITE, Scope.NODES_WRITE)(request)
+    if caller.node_id is None and not caller.may(Scope.WORKSPACES_WRITE):
+        raise Problem("forbidden", f"this needs a key with the scope {Scope.WORKSPACES_WRITE}, or a node's token")
+    return caller
+
+
 async def claims(request: Request, workspace_id: str) -> Claims:
     """Admit the callback token of this workspace; whatever is wrong with one, the answer is the same."""
     ctx = await context(request)
@@ -139,7 +155,7 @@ Token = Annotated[Claims, Depends(claims)]
 Reader = Annotated[Caller, Depends(needs(Scope.TASKS_READ))]
 Writer = Annotated[Caller, Depends(needs(Scope.TASKS_WRITE))]
 WorkspaceReader = Annotated[Caller, Depends(needs(Scope.TASKS_READ, Scope.WORKSPACES_WRITE))]
-Controller = Annotated[Caller, Depends(needs(Scope.WORKSPACES_WRITE))]
-Operator = Annotated[Caller, Depends(needs(Scope.NODES_WRITE))]
+Claimant = Annotated[Caller, Depends(claimant)]
+Operator = Annotated[Caller, Depends(operator)]
 Anybody = Annotated[Caller, Depends(needs(*Scope))]
 Admin = Annotated[Caller, Depends(needs(Scope.ADMIN))]

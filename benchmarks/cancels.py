@@ -97,13 +97,16 @@ async def main(*, count: int, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="taskrunner-cancel-") as folder:
         async with stack(Path(folder)):
             key = os.environ["TASKRUNNER_API_KEY"]
+            headers = {"Authorization": f"Bearer {key}"}
+            async with aiohttp.ClientSession(os.environ["TASKRUNNER_URL"], headers=headers) as http:
+                body = {"name": "node", "scopes": ["nodes:write"], "node_id": "local"}
+                made = await (await http.post("/v1/keys", json=body)).json()
             os.environ |= {
-                "TASKRUNNER_NODE_KEY": key,
+                "TASKRUNNER_NODE_TOKEN": made["key"],
                 "TASKRUNNER_NODE_SLOTS": str(SLOTS),
                 "TASKRUNNER_DATA_DIR": folder,
             }
             node = ("-m", "cli.main", "worker", "--role", "node")
-            headers = {"Authorization": f"Bearer {key}"}
             database = Database(os.environ["TASKRUNNER_DATABASE_URL"], pool=AT_ONCE)
             async with (
                 process(*node, ready="worker.ready", log=Path(folder) / "node.log"),

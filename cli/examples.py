@@ -43,6 +43,11 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "taskrunner webhooks create https://example.com/hook --event task.completed --event task.failed",
     ),
     "webhooks deliveries": ("taskrunner webhooks deliveries WEBHOOK --state exhausted",),
+    "nodes join": (
+        "taskrunner nodes join --api https://tasks.example.com --token-file node.token --slots 8 --label gpu=yes",
+    ),
+    "nodes drain": ("taskrunner nodes drain node-7", "taskrunner nodes drain node-7 --gone"),
+    "nodes tokens create": ("taskrunner nodes tokens create node-7 > node.token",),
     "keys create": ("taskrunner keys create dashboard --scope tasks:read",),
 }
 

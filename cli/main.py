@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-from cli import db, examples, keys, run_steering, runs, tasks, webhooks
+from cli import db, examples, keys, nodes, run_steering, runs, tasks, webhooks
 from cli.data_dir import RunsAlreadyError
 from cli.demo import demo
 from cli.doctor import doctor
@@ -54,10 +54,19 @@ for steers in (
     runs.app.command()(steers)
 app.add_typer(tasks.app, name="tasks", rich_help_panel="Tasks")
 app.add_typer(runs.app, name="runs", rich_help_panel="Tasks")
+app.add_typer(nodes.app, name="nodes", rich_help_panel="Look after it")
 app.add_typer(keys.app, name="keys", rich_help_panel="Look after it")
 app.add_typer(webhooks.app, name="webhooks", rich_help_panel="Look after it")
 app.add_typer(db.app, name="db", rich_help_panel="Run it by parts")
-GROUPS: Final = {"": app, "tasks ": tasks.app, "runs ": runs.app, "keys ": keys.app, "webhooks ": webhooks.app}
+GROUPS: Final = {
+    "": app,
+    "tasks ": tasks.app,
+    "runs ": runs.app,
+    "nodes ": nodes.app,
+    "nodes tokens ": nodes.tokens,
+    "keys ": keys.app,
+    "webhooks ": webhooks.app,
+}
 for prefix, group in GROUPS.items():
     for known in group.registered_commands:
         name = known.name or (known.callback.__name__ if known.callback else "")

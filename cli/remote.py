@@ -21,6 +21,7 @@ REMEDIES: Final = {
     "not_ended": "`taskrunner tasks explain TASK` says what it waits for.",
     "stale_token": "`taskrunner tasks show TASK` says what holds it now.",
     "belongs_to_run": "`taskrunner runs retry RUN` and `runs delete RUN` do it for all of its tasks.",
+    "node_lost": "`taskrunner nodes drain NODE --gone`, if its machine does not come back.",
     "internal": "Report it with the request's id, {request_id}.",
 }
 RUN_REMEDIES: Final = {
@@ -29,6 +30,8 @@ RUN_REMEDIES: Final = {
     "not_ended": "`taskrunner runs show RUN` says how far it is.",
     "stale_token": "`taskrunner runs show RUN` says what holds it now.",
 }
+NODE_REMEDIES: Final = {"not_found": "`taskrunner nodes list` shows the nodes that there are."}
+REMEDIES_BELOW: Final = {"/v1/runs": RUN_REMEDIES, "/v1/nodes": NODE_REMEDIES}
 DEFAULT_URL = "http://127.0.0.1:8080"
 TIMEOUT = httpx2.Timeout(30, connect=5)
 
@@ -160,7 +163,9 @@ def problem(response: httpx2.Response) -> RemoteError:
     title = told.get("title") or told.get("detail") or response.reason_phrase
     # A detail that only repeats what stands beside it is left out.
     details = [each for each in (told.get("detail"), *map(": ".join, fields)) if each and each not in (title, code)]
-    remedies = REMEDIES | (RUN_REMEDIES if response.request.url.path.startswith("/v1/runs") else {})
+    path = response.request.url.path
+    own = next((more for prefix, more in REMEDIES_BELOW.items() if path.startswith(prefix)), {})
+    remedies = REMEDIES | own
     remedy = remedies.get(code, AGAIN if told.get("retryable") else "").format(**{"request_id": "?", **told})
     lines = [f"{title} ({code})", *dict.fromkeys(details), *([remedy] if remedy else [])]
     return RemoteError("\n  ".join(lines), code=code, status=response.status_code, fields=fields)

@@ -36,7 +36,7 @@ def worker(
     if node_id:
         settings = settings.model_copy(update={"node_id": node_id})
     main = {Role.CONTROL: workers.run_control, Role.NODE: workers.run_node}[role]
-    _run(main(settings))
+    run(main(settings))
 
 
 def api() -> None:
@@ -45,12 +45,13 @@ def api() -> None:
 
     settings = read_settings()
     journal.configure(level=settings.log_level)
-    _run(_serve(settings))
+    run(_serve(settings))
 
 
-def _run(main: "Coroutine[Any, Any, None]") -> None:
-    """Run a process; one that is asked for what is not installed says so and ends."""
+def run(main: "Coroutine[Any, Any, None]") -> None:
+    """Run a process; one that is asked for what is not installed, or a node that is not let in, says so and ends."""
     import worker as workers
+    from activities.membership import NotJoined
     from telemetry.traces import ExporterMissingError
 
     try:
@@ -58,12 +59,16 @@ def _run(main: "Coroutine[Any, Any, None]") -> None:
     except ExporterMissingError as error:
         complain(str(error))
         raise typer.Exit(2) from None
+    except NotJoined as error:
+        complain(str(error))
+        raise typer.Exit(1) from None
 
 
 async def _serve(settings: "Settings") -> None:
     import uvicorn
 
     from api.app import create_app
+    from api.hearing import hearing
     from api.wire import BoundedProtocol
     from codec import codec_of, decode_json
     from worker import composed
@@ -91,4 +96,5 @@ async def _serve(settings: "Settings") -> None:
             server_header=False,
             timeout_graceful_shutdown=10,
         )
-        await uvicorn.Server(config).serve()
+        async with hearing(parts.database, lost_after=settings.supervision.lost_after):
+            await uvicorn.Server(config).serve()

@@ -16,12 +16,12 @@ async def prepare(settings: Settings, admin_key: str) -> list[str]:
     """Register what is missing and store the keys' hashes; returns the search attributes that were added."""
     added = await register_attributes(await connect())
     database = Database(settings.database_url, pool=1)
-    node_key = settings.node_key.get_secret_value()
+    node_token = settings.node_token.get_secret_value()
     try:
         async with database.begin("deploy.keys") as connection:
             for name, key, scopes, node in (
                 ("admin", admin_key, (Scope.ADMIN,), None),
-                ("node", node_key, (Scope.NODES_WRITE, Scope.WORKSPACES_WRITE), NodeId(settings.node_id)),
+                ("node", node_token, (Scope.NODES_WRITE,), NodeId(settings.node_id)),
             ):
                 digest = keys.sha256_of(key)
                 await keys.ensure(

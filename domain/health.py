@@ -224,6 +224,11 @@ _OF_SYSTEM: Final[tuple[_Rule[SystemNumbers], ...]] = (
         shown=_seconds,
     ),
     _Rule(
+        name="lost_nodes",
+        number=lambda system, _: sum(node.status is NodeStatus.LOST for node in system.nodes),
+        says="nodes that nobody hears any more: {}",
+    ),
+    _Rule(
         name="problems",
         number=lambda system, _: system.reported_problems,
         says="workflows that cannot go on, as Temporal reports: {}",
@@ -273,10 +278,11 @@ def _liveness(system: SystemNumbers, thresholds: Thresholds) -> list[Cause]:
     if silent(system.control_polled_seconds_ago, limit):
         text = "No control worker is there, and no task goes on"
         causes.append(cause("no_control_worker", Level.CRITICAL, text, system.control_polled_seconds_ago))
+    lost = any(node.status is NodeStatus.LOST for node in system.nodes)
     live = [node for node in system.nodes if node.status in LIVE_NODES]
     quiet = [node for node in live if silent(node.polled_seconds_ago, limit)]
-    if quiet and len(quiet) == len(live):
-        text = f"None of {len(live)} nodes is there, and no command runs"
+    if (quiet or lost) and len(quiet) == len(live):
+        text = "None of the nodes is there, and no command runs"
         causes.append(cause("no_node", Level.CRITICAL, text, len(quiet)))
     elif quiet:
         text = f"{len(quiet)} of {len(live)} nodes are silent ({', '.join(node.id for node in quiet[:5])})"

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, JsonValue, field_validator
 
 from domain.errors import Category, TaskError
 from domain.events import NewEvent
-from domain.lifecycle import Step, StepOutcome, TaskStatus
+from domain.lifecycle import NodeStatus, Step, StepOutcome, TaskStatus
 from domain.names import CallbackKind, NodeId, ProjectId, TaskId, WorkspaceId
 from domain.policy import Policy
 from domain.spec import Breakpoints, TaskSpec
@@ -46,6 +46,14 @@ class NodeReady(BaseModel):
     """A node reported in."""
 
     node_id: NodeId | None = None
+
+
+class NodeLost(BaseModel):
+    """The node of a workspace is not there any more: `lost`, since nobody hears it, or `gone` for good."""
+
+    node_id: NodeId | None = None
+    workspace_id: WorkspaceId | None = None
+    status: NodeStatus = NodeStatus.LOST
 
 
 class Look(BaseModel):
@@ -134,11 +142,13 @@ class Conclusion(Flush):
 
     `next_attempt_at` is set when a try is left: the task goes back to `queued` with a new start intent. `lease` is set
     when the workspace may live on: its agent stops by itself when the lease has run out, and no other starts before.
+    It runs from the last word of the workspace if its node was lost, since nobody is heard there, else from this write.
     """
 
     destroyed: bool = True
     next_attempt_at: datetime | None = None
     lease: timedelta | None = None
+    node_lost: bool = False
     # The workspace whose files the node has kept, and for how long.
     kept: WorkspaceId | None = None
     keep_for: timedelta | None = None

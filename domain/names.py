@@ -54,6 +54,7 @@ class SignalName(StrEnum):
     WORKSPACE_FINISHED = "workspace_finished"
     SLOT_GRANTED = "slot_granted"
     NODE_READY = "node_ready"
+    NODE_LOST = "node_lost"
     TASK_STEERED = "task_steered"
     # To a RunOrchestrator.
     TASK_ENDED = "task_ended"

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, JsonValue
 
 from domain.errors import TaskError
 from domain.lifecycle import Step, TaskStatus
-from domain.messages import CallbackSignal, Hold
+from domain.messages import CallbackSignal, Hold, NodeLost
 from domain.names import NodeId, ProjectId, RunId, TaskId, WorkspaceId
 from domain.policy import Policy
 from domain.spec import Breakpoints, TaskSpec
@@ -40,6 +40,8 @@ class RunnerState(BaseModel):
     claimed: bool = False
     ready: CallbackSignal | None = None
     failed: CallbackSignal | None = None
+    # Told that a workspace's node is not there any more.
+    node_lost: NodeLost | None = None
     finished: dict[int, CallbackSignal] = Field(default_factory=dict)
     # How long the visits of `running` that have ended took, for the absolute cap; whether this one was warned.
     ran: timedelta = timedelta(0)

@@ -50,6 +50,9 @@ class Thresholds(BaseModel):
     outbox_age_critical: Span = Field(
         default=timedelta(minutes=2), description="Nobody sends any more, or Temporal takes nothing."
     )
+    lost_nodes_warning: int = Field(
+        default=0, ge=0, description="Lost nodes: each should be back, or be said to be gone (`nodes drain --gone`)."
+    )
     repairs_warning: int = Field(
         default=5, ge=0, description="Rows that the reconciler mended in the window; a few are an operator's own doing."
     )

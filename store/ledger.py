@@ -11,11 +11,11 @@ from typing import Final
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.lifecycle import TERMINAL
+from domain.lifecycle import TERMINAL, NodeStatus
 from domain.messages import HeldWorkspace
 from domain.names import ProjectId, TaskId
 from domain.spec import Provider
-from store.models import Ledger, LedgerKind, LedgerState, Task
+from store.models import Ledger, LedgerKind, LedgerState, Node, Task
 
 OPEN: Final = (LedgerState.INTENT.value, LedgerState.CREATED.value)
 _TAKE_BACK: Final = text("""
@@ -37,7 +37,8 @@ _RELEASE: Final = text("SELECT release_attempt(:task, :attempt, true)")
 async def held(connection: AsyncConnection, task: TaskId, attempt: int) -> Sequence[HeldWorkspace] | None:
     """Return the workspaces that are to be destroyed; None while the attempt is live. Locks the task's row.
 
-    A workspace of an `external` provider is somebody else's: there is nothing to destroy.
+    A workspace of an `external` provider is somebody else's: there is nothing to destroy. Nor is there on a node
+    that is gone: should it come back, it destroys by itself what is not its own any more.
     """
     if await _live(connection, task, attempt):
         return None
@@ -51,6 +52,7 @@ async def held(connection: AsyncConnection, task: TaskId, attempt: int) -> Seque
             Ledger.state.in_(OPEN),
             Ledger.provider != Provider.EXTERNAL,
             Ledger.node_id.is_not(None),
+            Ledger.node_id.not_in(select(Node.id).where(Node.status == NodeStatus.GONE)),
         )
         .order_by(Ledger.tag)
     )

@@ -20,9 +20,12 @@ Appended = Sequence[int]
 _FLUSH = text("SELECT flush_task(:task, :attempt, :version, CAST(:events AS jsonb))")
 _CONCLUDE = text(
     "SELECT conclude_task(:task, :attempt, :version, CAST(:events AS jsonb), :destroyed, CASE"
-    # By the database's clock, from this write on: until now the workspace may have heard that its attempt is live.
+    # By the database's clock, from this write on: until now the workspace may have heard that its attempt is live. One
+    # on a lost node was heard last when its row says so, or before the node was.
     " WHEN CAST(:due AS timestamptz) IS NOT NULL"
-    " THEN greatest(CAST(:due AS timestamptz), clock_timestamp() + CAST(:lease AS interval)) END, :kept, :keep_for)"
+    " THEN greatest(CAST(:due AS timestamptz), CAST(:lease AS interval) + CASE WHEN :node_lost THEN"
+    " (SELECT max(last_activity_at) FROM workspaces WHERE task_id = :task AND attempt = :attempt)"
+    " ELSE clock_timestamp() END) END, :kept, :keep_for)"
 )
 _RESERVE = text(
     "SELECT reserve_workspace(:task, :attempt, :version, CAST(:events AS jsonb), :workspace, :visit, :provider, :node)"
@@ -84,15 +87,23 @@ async def conclude(
     destroyed: bool,
     next_attempt_at: datetime | None,
     lease: timedelta | None = None,
+    node_lost: bool = False,
     kept: WorkspaceId | None = None,
     keep_for: timedelta | None = None,
 ) -> dict[str, Any]:
     """Apply an attempt's last batch and release what it held; `granted` counts the waiters who got its slots.
 
-    The next attempt is due at `next_attempt_at`, and not before `lease` has run out from now on. The workspace `kept`
-    is retained for `keep_for`, if this end is the task's.
+    The next attempt is due at `next_attempt_at`, and not before `lease` has run out from now on, or if `node_lost` from
+    the workspace's last word. The workspace `kept` is retained for `keep_for`, if this end is the task's.
     """
-    parameters = {"destroyed": destroyed, "due": next_attempt_at, "lease": lease, "kept": kept, "keep_for": keep_for}
+    parameters = {
+        "destroyed": destroyed,
+        "due": next_attempt_at,
+        "lease": lease,
+        "node_lost": node_lost,
+        "kept": kept,
+        "keep_for": keep_for,
+    }
     return await _call(connection, _CONCLUDE, _fence(batch) | parameters)
 
 

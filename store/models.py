@@ -9,7 +9,7 @@ from store.tables.events import EventRow, RunEvent
 from store.tables.feeds import Fed, FedRun, FeedEntry, FeedHorizon, FeedRow
 from store.tables.files import Artifact, Attachment, Blob, BlobChunk, LogChunk
 from store.tables.outbox import Callback, Outbox, OutboxKind
-from store.tables.placement import Ledger, LedgerKind, LedgerState, Node, Waiter, Workspace
+from store.tables.placement import Hearing, Ledger, LedgerKind, LedgerState, Node, Waiter, Workspace
 from store.tables.runs import OPEN_RUN, Run, RunCommandRow, RunIntent, RunIntentKind, RunMember
 from store.tables.tasks import OPEN, Task
 from store.tables.upkeep import Sweep, Transition
@@ -33,6 +33,7 @@ __all__ = [
     "FeedEntry",
     "FeedHorizon",
     "FeedRow",
+    "Hearing",
     "Idempotency",
     "Ledger",
     "LedgerKind",

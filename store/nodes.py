@@ -1,11 +1,14 @@
-"""Nodes: registered, reporting in, listed."""
+"""Nodes: registered, reporting in, heard, drained, lost and gone. Every change of status is under the row's lock."""
 
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Final
 
 from sqlalchemy import RowMapping, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.names import NodeId
+from domain.lifecycle import NodeStatus
+from domain.names import NodeId, WorkspaceId
 from store.models import Node
 
 _SHOWN: Final = (
@@ -15,6 +18,8 @@ _SHOWN: Final = (
     Node.used,
     Node.labels,
     Node.facts,
+    Node.cpu,
+    Node.memory,
     Node.created_at,
     Node.last_heartbeat_at,
 )
@@ -33,6 +38,27 @@ SELECT 'signal', task_id, attempt, 'node_ready', jsonb_build_object('node_id', C
 FROM waiters WHERE awaits = :id AND granted IS NULL
 """)
 _GRANT: Final = text("SELECT grant_slots(:id)")
+_BEAT: Final = text("""
+UPDATE nodes SET last_heartbeat_at = clock_timestamp(), cpu = :cpu, memory = :memory, load = :load WHERE id = :id
+""")
+_DRAIN: Final = text("""
+UPDATE nodes SET status = CASE
+  WHEN status IN ('lost', 'gone') THEN status
+  WHEN status = 'provisioning' OR used = 0 THEN 'gone'
+  ELSE 'draining' END
+WHERE id = :id
+""")
+_LOCK: Final = text("SELECT FROM nodes WHERE id = :id FOR UPDATE")
+_DESERT: Final = text("SELECT desert_node(:id, :status)")
+_LOSE: Final = text("SELECT lose_nodes(CAST(:lost_after AS interval), CAST(:gap AS interval))")
+# A node's own: what is kept, and what a live attempt holds there. What an attempt that has ended has not released yet
+# is not: its next attempt may be at work elsewhere.
+_OWN: Final = text("""
+SELECT l.tag FROM ledger l LEFT JOIN tasks t ON t.id = l.task_id
+WHERE l.tag = ANY(:ids) AND l.node_id = :id AND (
+  l.state = 'retained' OR (l.state IN ('intent', 'created') AND t.attempt = l.attempt
+                           AND t.status NOT IN ('completed', 'failed', 'cancelled')))
+""")
 
 
 async def register(
@@ -55,6 +81,49 @@ async def report(connection: AsyncConnection, node: NodeId) -> dict[str, Any] | 
     await connection.execute(_TELL, {"id": node})
     await connection.execute(_GRANT, {"id": node})
     return dict(await _get(connection, node))
+
+
+async def not_own(connection: AsyncConnection, node: NodeId, workspaces: Sequence[WorkspaceId]) -> list[WorkspaceId]:
+    """Return those of the workspaces found on a node that are not its own any more.
+
+    An entry is committed before its workspace is made, so whoever lists first and asks then misses none.
+    """
+    own = set((await connection.execute(_OWN, {"ids": list(workspaces), "id": node})).scalars())
+    return [workspace for workspace in workspaces if workspace not in own]
+
+
+async def beat(
+    connection: AsyncConnection, node: NodeId, *, cpu: float | None, memory: float | None, load: float | None
+) -> dict[str, Any] | None:
+    """Note that a node was heard and what it measures; its status stays. None for an unknown node."""
+    heard = await connection.execute(_BEAT, {"id": node, "cpu": cpu, "memory": memory, "load": load})
+    return dict(await _get(connection, node)) if heard.rowcount else None
+
+
+async def drain(connection: AsyncConnection, node: NodeId) -> dict[str, Any] | None:
+    """Give a node no more slots; it is gone when it has none left. None for an unknown node.
+
+    A node that is lost stays so: nobody can say that it is empty.
+    """
+    drained = await connection.execute(_DRAIN, {"id": node})
+    return dict(await _get(connection, node)) if drained.rowcount else None
+
+
+async def remove(connection: AsyncConnection, node: NodeId) -> dict[str, Any] | None:
+    """Note that a node does not come back, and tell the attempts whose workspaces were there; None: unknown."""
+    if (await connection.execute(_LOCK, {"id": node})).first() is None:
+        return None
+    await connection.execute(_DESERT, {"id": node, "status": NodeStatus.GONE})
+    return dict(await _get(connection, node))
+
+
+async def hear(connection: AsyncConnection, *, lost_after: timedelta, gap: timedelta) -> list[NodeId]:
+    """Note that an API is there to hear nodes; returns those that are lost by now, whose attempts are told.
+
+    Silence counts only while somebody was there, without a `gap` longer than this between two of these calls.
+    """
+    lost = await connection.execute(_LOSE, {"lost_after": lost_after, "gap": gap})
+    return [NodeId(node) for node in lost.scalars()]
 
 
 async def page(connection: AsyncConnection, *, after: str | None, limit: int) -> list[dict[str, Any]]:

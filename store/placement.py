@@ -5,6 +5,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.lifecycle import NodeStatus, TaskStatus
 from domain.messages import NodeChoice, NodeQuery
+from domain.placement import BUSY
 from store.models import Ledger, LedgerKind, LedgerState, Node, Task, Waiter
 
 WORKING = (NodeStatus.READY.value, NodeStatus.WARM.value)
@@ -14,8 +15,11 @@ REASONS = ("held", "preferred", "warm", "least loaded", "coming up")
 async def select_node(connection: AsyncConnection, query: NodeQuery) -> NodeChoice:
     """Choose: preferred, else warm, else least loaded, else one that is coming up; among those with a free slot.
 
-    Nodes with equal load take turns. A free slot that somebody else may take and waits for is not offered: who comes
-    later joins the queue, and is granted a slot by its order.
+    A node is as loaded as it measures, or as its slots are taken if that is more: what was placed there a moment ago
+    is not measured yet. A busy one comes after all others, warm or not. Nodes with equal load take turns.
+
+    A free slot that somebody else may take and waits for is not offered: who comes later joins the queue, and is
+    granted a slot by its order.
 
     A slot that this attempt holds already (its workflow task was redone) comes before all others. For an attempt that
     is pinned there is its own node or none, whatever the labels of that one are now.
@@ -37,14 +41,14 @@ async def select_node(connection: AsyncConnection, query: NodeQuery) -> NodeChoi
         Task.status == TaskStatus.QUEUED,
         Task.cancel_requested_at.is_(None),
     )
+    load = func.greatest(func.coalesce(Node.load, 0), Node.used * 1.0 / func.greatest(Node.slots, 1))
     rank = case(
         (held, 0),
         (Node.id == (query.preferred or ""), 1),
-        (Node.status == NodeStatus.WARM.value, 2),
+        (and_(Node.status == NodeStatus.WARM.value, load <= BUSY), 2),
         (working, 3),
         else_=4,
     )
-    load = Node.used * 1.0 / func.greatest(Node.slots, 1)
     statement = (
         select(Node.id, working.label("reported_in"), rank.label("rank"))
         .where(

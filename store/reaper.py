@@ -12,7 +12,8 @@ from domain.names import NodeId, WorkspaceId
 
 # An entry's owner is over when its task was deleted, has ended, or is at a later attempt.
 _OVER: Final = "(t.id IS NULL OR t.attempt > l.attempt OR t.status IN ('completed', 'failed', 'cancelled'))"
-# An entry without `created` stands for a call that may still be under way, until its deadline.
+# An entry without `created` stands for a call that may still be under way, until its deadline. A node that nobody hears
+# can release nothing: what is there waits until it is back, or gone.
 _LEFTOVERS: Final = f"""
 SELECT DISTINCT l.task_id, l.attempt FROM ledger l LEFT JOIN tasks t ON t.id = l.task_id
 WHERE l.state <> 'released' AND l.state IN ('intent', 'created') AND {_OVER}
@@ -21,6 +22,7 @@ WHERE l.state <> 'released' AND l.state IN ('intent', 'created') AND {_OVER}
   AND NOT EXISTS (
     SELECT FROM outbox o WHERE o.task_id = l.task_id AND o.attempt = l.attempt AND o.kind = 'cleanup'
   )
+  AND NOT EXISTS (SELECT FROM nodes n WHERE n.id = l.node_id AND n.status = 'lost')
 LIMIT :limit
 """
 _FIND_LEFTOVERS: Final = text(_LEFTOVERS)

@@ -19,7 +19,7 @@ WITH seen AS (
          t.status IN ('completed', 'failed', 'cancelled') AS over
   FROM workspaces w JOIN tasks t ON t.id = w.task_id
   WHERE w.id = :workspace
-    AND CASE WHEN CAST(:node AS text) IS NULL THEN w.project = :project ELSE w.node_id = :node END
+    AND CASE WHEN CAST(:node AS text) IS NULL THEN w.project = :project AND w.node_id IS NULL ELSE w.node_id = :node END
   FOR KEY SHARE OF t
 ), claimed AS (
   UPDATE workspaces w SET claimed_at = clock_timestamp(), updated_at = clock_timestamp()
@@ -48,7 +48,7 @@ class Claimed:
 async def claim(
     connection: AsyncConnection, workspace: str, *, project: ProjectId, node: NodeId | None, after: timedelta
 ) -> Claimed | None:
-    """Claim a workspace of this project, or of this node; None when there is none.
+    """Claim an `external` workspace of this project, or one of this node's own; None when there is none.
 
     The first claim of an `external` workspace is told to its workflow, but only `after` a while: a `ready` that
     comes before then implies the claim, and saves the workflow a task.

@@ -40,5 +40,5 @@ def test_an_inconsistent_set_refuses_to_load(monkeypatch: pytest.MonkeyPatch) ->
 def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither keys nor tokens stand in a settings object's text."""
     monkeypatch.setenv("TASKRUNNER_CALLBACK_KEYS", "k:c0ffee")
-    monkeypatch.setenv("TASKRUNNER_NODE_KEY", "tr_c0ffee")
+    monkeypatch.setenv("TASKRUNNER_NODE_TOKEN", "tr_c0ffee")
     assert "c0ffee" not in repr(Settings())

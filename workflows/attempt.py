@@ -9,7 +9,8 @@ from temporalio.exceptions import ActivityError
 
 from domain.errors import Category
 from domain.events import EventType
-from domain.messages import WorkspaceOrder
+from domain.lifecycle import NodeStatus
+from domain.messages import NodeLost, WorkspaceOrder
 from domain.names import NodeId, WorkspaceId, node_queue
 from domain.runner import RunnerInput, RunnerState
 from domain.spec import Provider
@@ -24,6 +25,7 @@ class Attempt(Lasting):
     def __init__(self, argument: RunnerInput, state: RunnerState) -> None:
         super().__init__(argument, state)
         self.concluding = False
+        self._effect: workflow.ActivityHandle[Any] | None = None
         if argument.resume is not None:
             # From the first moment: whatever happens, it is this attempt's to release.
             state.workspace_id = argument.resume.workspace_id
@@ -70,14 +72,14 @@ class Attempt(Lasting):
         A wait that is held, or interrupted to continue as new, goes on with the time that is left. One that does not
         `hold` goes on beside a pause: what it waits for cannot be held.
 
-        Raises StepFailed when the workspace failed meanwhile.
+        Raises StepFailed when the workspace failed meanwhile, or its node was lost.
         """
         state = self.state
         state.deadline = state.deadline or workflow.now() + within
         self.attentive = holds
 
         def told() -> bool:
-            return until() or state.failed is not None
+            return until() or state.failed is not None or self.deserted
 
         try:
             while True:
@@ -99,6 +101,12 @@ class Attempt(Lasting):
         finally:
             state.deadline, self.attentive = None, False
         self.check_failed()
+        if self.deserted and not until():
+            # It may have told its end while the signal was on its way: that is in the inbox.
+            await self.flush()
+            self.check_failed()
+            if not until():
+                raise self.node_lost()
         return True
 
     def overdue(self, what: str, within: timedelta, *, category: Category = Category.TIMEOUT) -> StepFailed:
@@ -116,6 +124,25 @@ class Attempt(Lasting):
 
     # --- effects on a node --------------------------------------------------------------------------------------
 
+    @property
+    def deserted(self) -> bool:
+        """Whether the node of this attempt's workspace is not there any more."""
+        lost = self.state.node_lost
+        return lost is not None and lost.workspace_id == self.state.workspace_id
+
+    def desert(self, lost: NodeLost) -> None:
+        """Take in that a node was lost, and wait no longer for what it was asked to do."""
+        self.state.node_lost = lost
+        if self.deserted and self._effect is not None:
+            self._effect.cancel()
+
+    def node_lost(self) -> StepFailed:
+        """Return the failure of whatever is wanted of a node that is not there any more."""
+        lost = self.state.node_lost
+        gone = lost is not None and lost.status is NodeStatus.GONE
+        message = f"Node {self.node} is gone." if gone else f"Node {self.node} was lost: nobody hears it any more."
+        return StepFailed(self.error("node_lost", Category.RUNTIME_LOST, message, retryable=True))
+
     async def on_node(
         self,
         method: Callable[[Any, Request], Awaitable[Reply]],
@@ -127,14 +154,16 @@ class Attempt(Lasting):
         """Have an effect on the attempt's node, tried again on a transient error; each new try is an event.
 
         `within` bounds all tries together. The activity finds what an earlier try has done: its key is the
-        workspace, not the try.
+        workspace, not the try. Raises StepFailed, at once when the node is lost.
         """
         retry, delay = self.policy.step_retry, self.policy.step_retry.first_delay
         deadline = workflow.now() + within
         for number in range(1, retry.tries + 1):
+            if self.deserted:
+                raise self.node_lost()
             left = max(deadline - workflow.now(), timedelta(seconds=1))
             try:
-                reply: Reply = await workflow.execute_activity_method(
+                self._effect = workflow.start_activity_method(
                     method,
                     request,
                     task_queue=node_queue(self.node),
@@ -147,8 +176,11 @@ class Attempt(Lasting):
                     cancellation_type=workflow.ActivityCancellationType.TRY_CANCEL,
                     summary=summary,
                 )
+                reply: Reply = await self._effect
             except ActivityError as failure:
                 self.check_cancelled()
+                if self.deserted:
+                    raise self.node_lost() from failure
                 failed = self.failed(failure)
                 failed.error.context["try"] = number
                 if not failed.error.retryable or number == retry.tries or workflow.now() + delay >= deadline:

@@ -56,6 +56,7 @@ async def _write_end(attempt: Attempt) -> Answer:
         destroyed=not pending,
         next_attempt_at=next_at,
         lease=attempt.policy.supervision.lease if pending else None,
+        node_lost=attempt.deserted,
         kept=attempt.state.workspace_id if attempt.state.kept else None,
         keep_for=attempt.spec.keep_workspace.for_ if attempt.state.kept else None,
     )
@@ -74,8 +75,9 @@ def _emit_end(attempt: Attempt) -> datetime | None:
     if will_retry(attempt):
         jitter = 0.5 + workflow.random().random()
         delay = attempt.spec.retry.delay_after(number) * jitter
-        if state.cleanup_pending:
-            # The old agent may live on where nobody reaches it, until its lease runs out: never two on one task.
+        if state.cleanup_pending and not attempt.deserted:
+            # The old agent may live on where nobody reaches it, until its lease runs out: never two on one task. On a
+            # lost node it has run out for who was last heard when the node was; of any other the row knows.
             delay = max(delay, attempt.policy.supervision.lease)
         next_at = workflow.now() + delay
         attempt.emit(EventType.ATTEMPT_FAILED, error=error, duration_seconds=duration, **cleanup)

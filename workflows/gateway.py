@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from pydantic import BaseModel
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import CountWorkflowExecutionsRequest, DescribeTaskQueueRequest
@@ -25,7 +26,7 @@ from temporalio.service import RPCError
 
 from domain.failpoints import boundary
 from domain.lifecycle import TaskStatus
-from domain.messages import CallbackSignal, CleanupOrder, Followup, Hold, NodeReady, PauseAnswer, SlotGranted
+from domain.messages import CleanupOrder, Followup, Hold, PauseAnswer
 from domain.names import (
     CLEANUP,
     CONTROL_QUEUE,
@@ -81,6 +82,11 @@ class Gateway:
         self._ui_url = ui_url.rstrip("/")
         self.runs = RunGateway(client, queue=queue)
 
+    @property
+    def address(self) -> tuple[str, str]:
+        """Where Temporal is, for this process, and the namespace."""
+        return self._client.service_client.config.target_host, self._client.namespace
+
     async def start(self, argument: RunnerInput) -> Sent:
         """Start an attempt; one that was started before counts as started."""
         try:
@@ -104,10 +110,8 @@ class Gateway:
             return unreachable(error)
         return Sent.DELIVERED
 
-    async def signal(
-        self, task: TaskId, attempt: int, name: SignalName | str, body: CallbackSignal | SlotGranted | NodeReady
-    ) -> Sent:
-        """Send a fact to an attempt."""
+    async def signal(self, task: TaskId, attempt: int, name: SignalName | str, body: BaseModel) -> Sent:
+        """Send a fact to an attempt: the model that `name` is taken with."""
         try:
             with boundary("engine.signal"):
                 await self._handle(task, attempt).signal(str(name), body, rpc_timeout=SIGNAL_LIMIT)

@@ -11,7 +11,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.errors import Category
     from domain.events import EventType
     from domain.lifecycle import Step, StepOutcome, TaskStatus, advance
-    from domain.messages import CallbackSignal, Followup, Look, NodeReady, PauseAnswer, Side, SlotGranted
+    from domain.messages import CallbackSignal, Followup, Look, NodeLost, NodeReady, PauseAnswer, Side, SlotGranted
     from domain.names import TASK_RUNNER, CallbackKind, SignalName, UpdateName
     from domain.runner import RunnerInput, RunnerResult, RunnerState
     from domain.spec import FOLLOWUP_BYTES
@@ -205,6 +205,12 @@ class TaskRunner:
         """A node reported in."""
         if report is not None and report.node_id is not None:
             self.state.nodes_ready.add(report.node_id)
+
+    @workflow.signal(name=SignalName.NODE_LOST)
+    def node_lost(self, report: NodeLost | None = None) -> None:
+        """The node of a workspace is not there any more."""
+        if report is not None and report.workspace_id is not None:
+            self.attempt.desert(report)
 
     @workflow.signal(name=SignalName.TASK_STEERED)
     def task_steered(self, _: Look | None = None) -> None:

@@ -41,6 +41,8 @@ async def create(
     project = ProjectId(wanted.project or caller.project)
     if caller.project not in {project, DEFAULT_PROJECT}:
         raise Problem("forbidden", f"only an admin of the project {DEFAULT_PROJECT} makes keys of other projects")
+    if wanted.node_id is not None and caller.project != DEFAULT_PROJECT:
+        raise Problem("forbidden", f"only an admin of the project {DEFAULT_PROJECT} makes tokens of nodes")
     made = new_key()
 
     async def work(connection: AsyncConnection) -> Done:

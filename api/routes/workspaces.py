@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import JSONResponse
 
 from api import bodies
-from api.deps import Controller, Ctx, WorkspaceReader, now
+from api.deps import Claimant, Ctx, WorkspaceReader, now
 from api.idempotency import Done, IdempotencyKey, once
 from api.problems import Problem
 from api.schemas.callbacks import TokenBody, TokenOut
@@ -63,7 +63,7 @@ async def index(
 )
 async def callback_token(
     ctx: Ctx,
-    caller: Controller,
+    caller: Claimant,
     workspace_id: str,
     body: Annotated[bodies.Body[TokenBody], Depends(bodies.json_of(TokenBody, required=False))],
     key: IdempotencyKey = None,
@@ -99,7 +99,7 @@ async def callback_token(
         granted = {"task_id": claimed.task_id, "attempt": claimed.attempt, "expires": expires}
         return Done(status=200, content=content(granted), kept=granted)
 
-    # A node's key opens workspaces of every project: another key of its project must not repeat its request.
+    # A node's token opens workspaces of every project: another key of its project must not repeat its request.
     digest = hashlib.sha256(body.digest + (caller.node_id or "").encode()).digest()
     return await once(
         ctx,

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from api.schemas.times import rfc3339
 from domain.names import Scope
@@ -14,14 +14,22 @@ PROJECT = r"^[a-z0-9][a-z0-9-]{0,62}$"
 
 
 class KeyBody(Body):
-    """A key's name and scopes; `node_id` binds it to the workspaces of one node."""
+    """A key's name and scopes. With `node_id` it is that node's token: it registers the node, and opens its own."""
 
     name: Name
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=len(Scope))]
     project: Annotated[str, StringConstraints(pattern=PROJECT)] | None = Field(
         default=None, description="Another project than the caller's: only for an admin of the project `default`."
     )
-    node_id: Annotated[str, StringConstraints(pattern=PROJECT)] | None = None
+    node_id: Annotated[str, StringConstraints(pattern=PROJECT)] | None = Field(
+        default=None, description="Only for an admin of the project `default`, with the scope `nodes:write` alone."
+    )
+
+    @model_validator(mode="after")
+    def _of_a_node(self) -> Self:
+        if self.node_id is not None and self.scopes != [Scope.NODES_WRITE]:
+            raise ValueError(f"a node's token has the scope {Scope.NODES_WRITE} and no other")
+        return self
 
 
 class KeyOut(BaseModel):

@@ -29,13 +29,12 @@ OURS = (sys.executable, "-P", "-m", "cli.main")
 # What each of ours writes to its log once it works.
 READY = {"worker": "worker.ready", "api": "Uvicorn running on"}
 DRAIN = timedelta(seconds=20)
-NODE_SCOPES = (Scope.NODES_WRITE, Scope.WORKSPACES_WRITE)
 # Each child gets those of these that it needs, and no other.
 HANDED_OUT = (
     "TASKRUNNER_API_KEY",
     "TASKRUNNER_CALLBACK_KEYS",
     "TASKRUNNER_DATABASE_URL",
-    "TASKRUNNER_NODE_KEY",
+    "TASKRUNNER_NODE_TOKEN",
     "TASKRUNNER_PAYLOAD_KEYS",
     "TASKRUNNER_WEBHOOK_KEYS",
 )
@@ -113,11 +112,11 @@ class Stack:
         database = {"TASKRUNNER_DATABASE_URL": database_url}
         if payload_keys := self._settings.payload_keys.get_secret_value():
             common["TASKRUNNER_PAYLOAD_KEYS"] = payload_keys  # whoever reads or writes a history needs them
-        callback_keys, webhook_keys, node_key = await self._keys(database_url)
+        callback_keys, webhook_keys, node_token = await self._keys(database_url)
         control_plane = common | database | {"TASKRUNNER_WEBHOOK_KEYS": webhook_keys}
         # What tasks may use is the node's alone.
         secrets_of_tasks = {key: value for key, value in self._environ.items() if key.startswith(SECRET_PREFIX)}
-        node_only = {"TASKRUNNER_NODE_KEY": node_key} | secrets_of_tasks
+        node_only = {"TASKRUNNER_NODE_TOKEN": node_token} | secrets_of_tasks
         metrics, ports = self._metrics()
         control = self._ours("control worker", "worker", "--role", "control", env=control_plane | ports["control"])
         node = self._ours("node worker", "worker", "--role", "node", env=common | node_only | ports["node"])
@@ -209,7 +208,7 @@ class Stack:
             async with known.begin("keys.ensure") as connection:
                 for name, key, scopes, node_id in (
                     ("admin", admin, (Scope.ADMIN,), None),
-                    ("node", node, NODE_SCOPES, NodeId(self._settings.node_id)),
+                    ("node", node, (Scope.NODES_WRITE,), NodeId(self._settings.node_id)),
                 ):
                     await keys.ensure(
                         connection,

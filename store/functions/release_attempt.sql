@@ -21,8 +21,7 @@ BEGIN
     RETURNING CASE kind WHEN 'slot' THEN node_id END
   LOOP
     CONTINUE WHEN freed IS NULL;
-    UPDATE nodes SET used = used - 1 WHERE id = freed;
-    granted_count := granted_count + grant_slots(freed);
+    granted_count := granted_count + free_slot(freed);
   END LOOP;
   RETURN granted_count;
 END $$;

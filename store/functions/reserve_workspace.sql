@@ -2,7 +2,8 @@
 -- one transaction under the task row's lock, at a live attempt and with a newer version. Called again it finds what
 -- it did: a workflow task that was redone may ask for another node than the one that the first try reserved, and
 -- must go where its workspace is. `workspace_id` is null when the slot was lost; then nothing is written at all.
--- A free slot that somebody else waits for is lost, too: it is granted, and not taken.
+-- A free slot that somebody else waits for is lost, too: it is granted, and not taken. So is a slot that was granted on
+-- a node that is not there any more; whoever notes that takes the node's lock, and either sees this workspace or is seen.
 -- An attempt that goes on in a kept workspace finds that there, without a slot, and takes one on its node.
 -- Locks: task, own waiter, nodes in order of their id.
 CREATE OR REPLACE FUNCTION reserve_workspace(
@@ -25,8 +26,15 @@ BEGIN
     PERFORM FROM waiters WHERE task_id = p_task AND attempt = p_attempt FOR UPDATE;
     SELECT node_id INTO held FROM ledger WHERE tag = slot AND state <> 'released';
     known := EXISTS (SELECT FROM workspaces WHERE id = p_workspace);
-    IF p_node IS NOT NULL AND p_node IS DISTINCT FROM held AND (held IS NULL OR NOT known) THEN
+    IF p_node IS NOT NULL THEN
       PERFORM FROM nodes WHERE id IN (p_node, held) ORDER BY id FOR UPDATE;
+      IF NOT known AND EXISTS (SELECT FROM nodes WHERE id = held AND status IN ('lost', 'gone')) THEN
+        UPDATE ledger SET state = 'released', updated_at = clock_timestamp() WHERE tag = slot;
+        PERFORM free_slot(held);
+        held := NULL;
+      END IF;
+    END IF;
+    IF p_node IS NOT NULL AND p_node IS DISTINCT FROM held AND (held IS NULL OR NOT known) THEN
       UPDATE nodes n SET used = used + 1, taken_at = clock_timestamp()
       WHERE id = p_node AND used < slots AND status IN ('ready', 'warm') AND NOT EXISTS (
         SELECT FROM waiters w JOIN tasks t ON t.id = w.task_id AND t.attempt = w.attempt
@@ -40,8 +48,7 @@ BEGIN
       VALUES (slot, 'slot', p_task, p_attempt, r.project, 'node', p_node, 'created')
       ON CONFLICT (tag) DO UPDATE SET state = 'created', node_id = excluded.node_id, updated_at = clock_timestamp();
       IF held IS NOT NULL THEN
-        UPDATE nodes SET used = used - 1 WHERE id = held;
-        PERFORM grant_slots(held);
+        PERFORM free_slot(held);
       END IF;
     END IF;
     IF NOT known THEN

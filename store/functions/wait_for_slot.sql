@@ -39,7 +39,8 @@ BEGIN
     FOR n IN
       SELECT id FROM nodes
       WHERE status IN ('ready', 'warm') AND CASE WHEN p_pinned IS NULL THEN labels @> p_labels ELSE id = p_pinned END
-      ORDER BY id = r.spec ->> 'preferred_node' DESC NULLS LAST, used * 1.0 / greatest(slots, 1), taken_at NULLS FIRST, id
+      ORDER BY id = r.spec ->> 'preferred_node' DESC NULLS LAST,
+               greatest(coalesce(load, 0), used * 1.0 / greatest(slots, 1)), taken_at NULLS FIRST, id
     LOOP
       PERFORM grant_slots(n.id);
     END LOOP;

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, func, text
+from sqlalchemy import CheckConstraint, Double, ForeignKey, Index, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from domain.lifecycle import NodeStatus, WorkspaceStatus
@@ -81,7 +81,10 @@ class Workspace(Base):
 
 
 class Node(Base):
-    """A machine that hosts workspaces; `used` of its `slots` are held by ledger entries, the last since `taken_at`."""
+    """A machine that hosts workspaces; `used` of its `slots` are held by ledger entries, the last since `taken_at`.
+
+    `cpu` and `memory` are the shares in use by its last heartbeat, `load` what they come to when nodes are compared.
+    """
 
     __tablename__ = "nodes"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -93,7 +96,19 @@ class Node(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     last_heartbeat_at: Mapped[datetime | None]
     taken_at: Mapped[datetime | None]
+    cpu: Mapped[float | None] = mapped_column(Double())
+    memory: Mapped[float | None] = mapped_column(Double())
+    load: Mapped[float | None] = mapped_column(Double())
     __table_args__ = (one_of("status", NodeStatus), CheckConstraint("used >= 0", name="used"))
+
+
+class Hearing(Base):
+    """Since when, without a gap, and `at` last an API was there to hear nodes: one row, of those who are heard."""
+
+    __tablename__ = "hearing"
+    of: Mapped[str] = mapped_column(primary_key=True, server_default="nodes")
+    since: Mapped[datetime]
+    at: Mapped[datetime]
 
 
 class Waiter(Base):

@@ -48,7 +48,7 @@ async def work(tmp_path: Path) -> AsyncIterator[NodeWork]:
     """Give a node's work with the local provider; its workspaces are destroyed at the end."""
     provider = LocalProvider(tmp_path / "w", environment=base_environment(os.environ), grace=timedelta(seconds=1))
     async with httpx2.AsyncClient() as client:
-        yield NodeWork({"local": provider}, client=client, api_key=KEY)
+        yield NodeWork({"local": provider}, client=client, token=KEY)
     for workspace_id in await provider.list():
         await provider.destroy(workspace_id)
 

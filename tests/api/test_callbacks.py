@@ -318,24 +318,32 @@ async def test_an_api_key_opens_no_callback_route(engine_api: Api) -> None:
 
 
 async def test_who_may_claim_a_token(engine_api: Api) -> None:
-    """The project's `workspaces:write`, or the key of the node that hosts it; for others it is not there."""
+    """An `external` one: the project's `workspaces:write`. A node's: its own token, and no other's, nor an admin's."""
     task = await engine_api.create()
     attempt = Attempt(api=engine_api, task=TaskId(task["id"]))
     await attempt.reserve()
-    async with engine_api.database.begin("test") as connection:
-        await connection.execute(update(Workspace).where(Workspace.id == attempt.workspace).values(node_id="node-a"))
     path = f"/v1/workspaces/{attempt.workspace}/callback-token"
-    write = Scope.WORKSPACES_WRITE
-    for key, status in [
-        (await engine_api.key(write), 200),
-        (await engine_api.key(write, project="other"), 404),
-        (await engine_api.key(write, project="other", node="node-a"), 200),
-        (await engine_api.key(write, node="node-b"), 404),
-        (await engine_api.key(Scope.TASKS_WRITE), 403),
-        ({"Authorization": "Bearer no"}, 401),
-        (attempt.token or {"Authorization": ""}, 401),
+    write, own = Scope.WORKSPACES_WRITE, Scope.NODES_WRITE
+    for node, key, status in [
+        (None, await engine_api.key(write), 200),
+        (None, await engine_api.key(Scope.ADMIN), 200),
+        (None, await engine_api.key(write, project="other"), 404),
+        (None, await engine_api.key(own, node="node-a"), 404),
+        (None, await engine_api.key(own), 403),
+        ("node-a", await engine_api.key(write), 404),
+        ("node-a", await engine_api.key(Scope.ADMIN), 404),
+        ("node-a", await engine_api.key(own, project="other", node="node-a"), 200),
+        ("node-a", await engine_api.key(own, node="node-b"), 404),
+        ("node-a", await engine_api.key(write, node="node-a"), 403),
+        ("node-a", await engine_api.key(Scope.TASKS_WRITE), 403),
+        ("node-a", {"Authorization": "Bearer no"}, 401),
+        ("node-a", {"Authorization": ""}, 401),
     ]:
-        assert (await engine_api.client.post(path, headers=key)).status_code == status
+        async with engine_api.database.begin("test") as connection:
+            await connection.execute(update(Workspace).where(Workspace.id == attempt.workspace).values(node_id=node))
+        assert (await engine_api.client.post(path, headers=key)).status_code == status, (node, status)
+    async with engine_api.database.begin("test") as connection:
+        await connection.execute(update(Workspace).where(Workspace.id == attempt.workspace).values(node_id=None))
     await attempt.end()
     over = await engine_api.client.post(path)
     assert (over.status_code, over.json()["code"]) == (410, "attempt_ended")

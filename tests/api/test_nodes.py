@@ -1,11 +1,14 @@
 """Nodes over HTTP: registered, reporting in."""
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 
 from domain.names import Scope
-from store.models import Outbox, Waiter
+from store.models import Node, Outbox, Waiter
+from tests.api.conftest import NOBODY
 from tests.api.harness import Api
+
+CALLS = ("ready", "heartbeat", "drain")
 
 
 async def test_a_node_is_registered_once_and_renewed(api: Api) -> None:
@@ -19,7 +22,7 @@ async def test_a_node_is_registered_once_and_renewed(api: Api) -> None:
     assert (ready.status_code, ready.json()["status"], ready.json()["used"]) == (200, "ready", 0)
     assert ready.json()["last_heartbeat_at"]
     listed = (await api.client.get("/v1/nodes", params={"limit": 500})).json()["items"]
-    assert ready.json() in listed
+    assert {name: value for name, value in ready.json().items() if name != "not_own"} in listed
 
 
 async def test_a_report_tells_those_who_wait_and_grants_the_slots(api: Api) -> None:
@@ -49,8 +52,57 @@ async def test_a_nodes_key_speaks_for_that_node_only(api: Api) -> None:
     own = await api.key(Scope.NODES_WRITE, node="node-3")
     assert (await api.client.post("/v1/nodes", json={"id": "node-3", "slots": 1}, headers=own)).status_code == 201
     assert (await api.client.post("/v1/nodes", json={"id": "node-4", "slots": 1}, headers=own)).status_code == 403
-    assert (await api.client.post("/v1/nodes/node-4/ready", headers=own)).status_code == 403
-    assert (await api.client.post("/v1/nodes/node-5/ready")).status_code == 404
+    for call in CALLS:
+        assert (await api.client.post(f"/v1/nodes/node-4/{call}", headers=own)).status_code == 403
+        assert (await api.client.post(f"/v1/nodes/node-5/{call}")).status_code == 404
+        assert (await api.client.post(f"/v1/nodes/node-3/{call}", headers=own)).status_code == 200
+
+
+async def test_a_nodes_token_need_not_say_which_node_it_is(api: Api) -> None:
+    """It registers its own node, and is told where Temporal is, and no secret; another key that names none is 422."""
+    own = await api.key(Scope.NODES_WRITE, node="node-6")
+    made = await api.client.post("/v1/nodes", json={"slots": 1}, headers=own)
+    assert (made.status_code, made.json()["id"]) == (201, "node-6")
+    assert made.json()["temporal"] == {"address": NOBODY, "namespace": "default", "payload_key": None}
+    assert made.json()["heartbeat_seconds"] == 15.0
+    assert (await api.client.post("/v1/nodes", json={"slots": 1})).status_code == 422
+
+
+async def test_a_nodes_token_opens_nothing_but_its_own(api: Api) -> None:
+    """403 for tasks, workspaces and keys, whatever scopes its row has."""
+    own = await api.key(*Scope, node="node-7")
+    for method, path in (("GET", "/v1/tasks"), ("GET", "/v1/workspaces"), ("GET", "/v1/nodes"), ("GET", "/v1/keys")):
+        assert (await api.client.request(method, path, headers=own)).status_code == 403
+
+
+async def test_only_operators_make_tokens_of_nodes(api: Api) -> None:
+    """An admin of `default`; another project's is 403: a node serves all. With another scope it is 422."""
+    body = {"name": "node", "scopes": ["nodes:write"], "node_id": "node-8"}
+    operator, other = await api.key(Scope.ADMIN), await api.key(Scope.ADMIN, project="second")
+    made = await api.client.post("/v1/keys", json=body, headers=operator)
+    assert (made.status_code, made.json()["node_id"]) == (201, "node-8")
+    assert (await api.client.post("/v1/keys", json=body, headers=other)).status_code == 403
+    for scopes in (["nodes:write", "tasks:read"], ["admin"]):
+        refused = await api.client.post("/v1/keys", json=body | {"scopes": scopes}, headers=operator)
+        assert refused.status_code == 422
+
+
+async def test_a_lost_node_is_drained_only_by_saying_that_it_is_gone(api: Api) -> None:
+    """409 node_lost; then gone."""
+    await api.client.post("/v1/nodes", json={"id": "node-9", "slots": 1})
+    await api.client.post("/v1/nodes/node-9/ready")
+    async with api.database.begin("test") as connection:
+        await connection.execute(update(Node).where(Node.id == "node-9").values(status="lost"))
+    refused = await api.client.post("/v1/nodes/node-9/drain")
+    assert (refused.status_code, refused.json()["code"]) == (409, "node_lost")
+    gone = await api.client.post("/v1/nodes/node-9/drain", json={"gone": True})
+    assert (gone.status_code, gone.json()["status"]) == (200, "gone")
+
+
+@pytest.mark.parametrize("body", [{"cpu": 1.5}, {"memory": -0.1}, {"cpu": "x"}, {"load": 1}])
+async def test_a_heartbeat_of_nonsense_is_refused(api: Api, body: dict[str, object]) -> None:
+    """422."""
+    assert (await api.client.post("/v1/nodes/node-9/heartbeat", json=body)).status_code == 422
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from domain.lifecycle import Step, TaskStatus
 ROOT = Path(__file__).parents[2]
 # What a command may do without being one that reads.
 CHANGES = {"up", "demo", "api", "worker", "db upgrade", "keys revoke", "tasks delete"}
-CHANGES |= {"runs delete", "webhooks delete", "webhooks redeliver"}
+CHANGES |= {"runs delete", "webhooks delete", "webhooks redeliver", "nodes join", "nodes tokens revoke"}
 
 
 def walk(command: object, path: str = "") -> Iterator[tuple[str, TyperCommand]]:

@@ -115,7 +115,7 @@ def test_the_secrets_are_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     settings = Settings()
     assert settings.database_url.startswith("postgresql+psycopg://taskrunner:")
     assert settings.callback_keys.get_secret_value().startswith("k1:")
-    assert settings.node_key.get_secret_value().startswith("tr_")
+    assert settings.node_token.get_secret_value().startswith("tr_")
 
 
 def test_the_keys_are_such_as_the_api_knows(tmp_path: Path) -> None:

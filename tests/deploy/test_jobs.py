@@ -22,7 +22,7 @@ async def test_prepare_makes_the_first_keys(
 ) -> None:
     """An admin key and the node's own, once; the search attributes that were there are not added again."""
     monkeypatch.setenv("TEMPORAL_ADDRESS", temporal_address)
-    settings = Settings.model_validate({"database_url": database_url, "node_key": "tr_node", "node_id": "node-1"})
+    settings = Settings.model_validate({"database_url": database_url, "node_token": "tr_node", "node_id": "node-1"})
     assert [await prepare(settings, "tr_admin") for _ in range(2)] == [[], []]
     database = Database(database_url, pool=1)
     async with database.commit("test") as connection:
@@ -31,7 +31,7 @@ async def test_prepare_makes_the_first_keys(
     assert admin is not None
     assert node is not None
     assert (admin["scopes"], admin["node_id"]) == ([Scope.ADMIN], None)
-    assert (set(node["scopes"]), node["node_id"]) == ({Scope.NODES_WRITE, Scope.WORKSPACES_WRITE}, "node-1")
+    assert (set(node["scopes"]), node["node_id"]) == ({Scope.NODES_WRITE}, "node-1")
 
 
 async def test_a_worker_that_polls_is_healthy(temporal: WorkflowEnvironment) -> None:

@@ -66,6 +66,7 @@ def test_nothing_to_complain_of_is_healthy() -> None:
         ("no_control_worker", Level.CRITICAL, {}, {"control_polled_seconds_ago": 121}),
         ("silent_nodes", Level.WARNING, {}, {"nodes": [NODE, silent("n2")]}),
         ("no_node", Level.CRITICAL, {}, {"nodes": [silent("n1"), silent("n2", polled_seconds_ago=None)]}),
+        ("lost_nodes", Level.WARNING, {}, {"nodes": [NODE, silent("n2", status=NodeStatus.LOST)]}),
     ],
 )
 def test_a_number_above_its_threshold_is_the_one_reason(
@@ -117,6 +118,7 @@ def test_every_threshold_is_used() -> None:
             "sweeps": {Action.ENDED: 1, Action.CLEANED_UP: 1},
             "sweep_age_seconds": 1,
             "reported_problems": 1,
+            "nodes": [silent("n1", status=NodeStatus.LOST)],
             "control_polled_seconds_ago": 1,
         },
     }
@@ -164,8 +166,8 @@ def test_a_projects_report_judges_its_own_tasks_only() -> None:
 
 
 def test_nodes_that_are_not_in_service_are_not_missed() -> None:
-    """A node that is coming up, lost or gone polls nothing, and need not."""
-    nodes = [silent(status, status=status) for status in (NodeStatus.PROVISIONING, NodeStatus.LOST, NodeStatus.GONE)]
+    """A node that is coming up or gone polls nothing, and need not."""
+    nodes = [silent(status, status=status) for status in (NodeStatus.PROVISIONING, NodeStatus.GONE)]
     assert judged(system={"nodes": [NODE, *nodes]}).level is Level.HEALTHY
 
 

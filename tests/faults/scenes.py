@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import secrets
+import signal
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -182,6 +183,7 @@ async def slow_workspace(stack: FaultStack, caller: Caller) -> Ends:
 async def late_node(stack: FaultStack, caller: Caller) -> Ends:
     """A node that was registered and has not reported in: a task waits for it."""
     node = NodeId("n0")
+    stack.nodes[node].send(signal.SIGSTOP)  # it would report in as soon as it heard what it is taken for
     async with stack.database.begin("tests.late_node") as connection:
         await connection.execute(text("UPDATE nodes SET status = 'gone' WHERE id = :node"), {"node": node})
     known = {"id": node, "slots": stack.slots, "labels": LABELS}
@@ -191,7 +193,27 @@ async def late_node(stack: FaultStack, caller: Caller) -> Ends:
         await caller.reaches(task, step="node_agent_ready", within=20)
     finally:
         await caller.post(f"/v1/nodes/{node}/ready")
+        stack.nodes[node].send(signal.SIGCONT)
     return {task: ("completed",)}
+
+
+async def node_restarted(stack: FaultStack, caller: Caller) -> Ends:
+    """A node is drained by hand and ends, and is started again: it registers, reports in, and is heard."""
+    node, keeper = next(iter(stack.nodes.items()))
+    deaths = keeper.deaths
+    await caller.post(f"/v1/nodes/{node}/drain")
+    await keeper.after(deaths)
+    return await local(stack, caller)
+
+
+async def node_stopped(stack: FaultStack, caller: Caller) -> Ends:
+    """A node is told to stop while a command runs: it asks for no more tasks, and ends when that one has."""
+    ends = await local(stack, caller)
+    for keeper in stack.nodes.values():
+        deaths = keeper.deaths
+        keeper.send(signal.SIGTERM)
+        await keeper.after(deaths)
+    return ends
 
 
 async def keys(stack: FaultStack, caller: Caller) -> Ends:  # noqa: ARG001
@@ -329,6 +351,13 @@ SCENE_OF: Final[Mapping[str, Scene]] = {
     "keys.": keys,
     "keys.ensure": first_start,
     "nodes.": late_node,
+    "nodes.beat": local,
+    "nodes.hear": local,
+    "nodes.drain": node_restarted,
+    "api.register": node_restarted,
+    "api.report": node_restarted,
+    "api.beat": local,
+    "api.drain": node_stopped,
     "placement.wait_for_node": late_node,
     "placement.wait_for_slot": crowd,
     "conversations.": conversation,

@@ -32,7 +32,6 @@ from tests.faults.proxy import LOOPBACK, Proxy
 
 CHECKOUT: Final = Path(__file__).parents[2]
 PROGRAM: Final = (sys.executable, "-P", str(Path(__file__).with_name("program.py")))
-NODE_SCOPES: Final = (Scope.NODES_WRITE, Scope.WORKSPACES_WRITE)
 # Shorter than in production where a test would only wait; the order among them is kept.
 NUMBERS: Final = {
     "TASKRUNNER_STEP_RETRY__FIRST_DELAY": "0.5",
@@ -276,10 +275,10 @@ class FaultStack:
             self.controls.append(self._ours(f"control-{number}", "worker", "--role", "control", env=common | database))
         for number in range(nodes):
             node, key = NodeId(f"n{number}"), new_key()
-            await self.key(key, *NODE_SCOPES, node=node)
+            await self.key(key, Scope.NODES_WRITE, node=node)
             env = common | {
                 "TASKRUNNER_NODE_ID": node,
-                "TASKRUNNER_NODE_KEY": key,
+                "TASKRUNNER_NODE_TOKEN": key,
                 "TASKRUNNER_NODE_SLOTS": str(self.slots),
                 "TASKRUNNER_DATA_DIR": str(self.data_dir(node)),
                 "TASKRUNNER_NODE_LABELS": json.dumps(LABELS),

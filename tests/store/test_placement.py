@@ -65,6 +65,44 @@ async def test_the_node_is_chosen_in_the_contracts_order(
     assert (await chosen(database, name, preferred=wanted))[0] == expected
 
 
+@pytest.mark.parametrize(
+    ("loads", "expected"),
+    [
+        ({"a": 0.5, "b": 0.2}, ("b", "least loaded")),
+        # As taken as it is, although it measures less by now.
+        ({"a": 0.1, "b": 0.2, "full": 0.0}, ("a", "least loaded")),
+        ({"a": None, "b": 0.1}, ("a", "least loaded")),
+        ({"a": 1.4, "b": 0.9}, ("b", "least loaded")),
+        ({"a": 1.4, "b": 1.9}, ("a", "least loaded")),
+        ({"warm": 0.9, "b": 0.1}, ("warm", "warm")),
+        ({"warm": 1.2, "b": 0.9}, ("b", "least loaded")),
+        ({"warm": 1.2, "b": 1.3}, ("warm", "least loaded")),
+    ],
+)
+async def test_the_least_loaded_by_what_nodes_measure(
+    database: Database, loads: dict[str, float | None], expected: tuple[str, str]
+) -> None:
+    """The lesser of the loads, of which taken slots are one; busy ones last, but rather one of them than none."""
+    rows = [(node, WARM if node == "warm" else READY, 4, 3 if node == "full" else 0) for node in loads]
+    name = await pool(database, *rows)
+    async with database.begin("test") as connection:
+        for node, load in loads.items():
+            update = text("UPDATE nodes SET load = :load WHERE id = :id")
+            await connection.execute(update, {"load": load, "id": f"{node}-{name}"})
+    assert await chosen(database, name) == expected
+
+
+async def test_who_waits_is_granted_the_least_loaded(database: Database) -> None:
+    """Two free slots when it enters the queue: that of the node that measures less."""
+    name = await pool(database, ("a", READY, 1, 0), ("b", READY, 1, 0))
+    task = await create_task(database)
+    async with database.begin("test") as connection:
+        await connection.execute(text("UPDATE nodes SET load = 0.7 WHERE id = :id"), {"id": f"a-{name}"})
+    async with database.commit("test") as connection:
+        answer = await mirror.wait_for_slot(connection, batch(task, 1), priority=3, labels={"pool": name})
+    assert answer["granted"] == f"b-{name}"
+
+
 async def test_labels_must_all_match(database: Database) -> None:
     """A node with more labels than asked for matches; one that lacks a label does not."""
     name = await pool(database, ("a", READY, 1, 0))

@@ -22,7 +22,7 @@ def node_work(root: Path, client: httpx2.AsyncClient) -> NodeWork:
     provider = LocalProvider(
         root, environment=base_environment({}, allowed=[]), secrets=Secrets(file=None, environment={}), presets={}
     )
-    return NodeWork({"local": provider}, client=client, api_key="")
+    return NodeWork({"local": provider}, client=client, token="")
 
 
 def exit_file(root: Path, order: AgentOrder, content: str) -> None:

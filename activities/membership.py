@@ -1,0 +1,189 @@
+"""A node's life with the API: it registers, reports in, is heard, drains, and is gone."""
+
+import asyncio
+import os
+import platform
+import socket
+from collections.abc import Container, Iterable, Mapping
+from datetime import timedelta
+from importlib.metadata import version
+from typing import Any, Final
+
+import httpx2
+import psutil
+import structlog
+
+from activities.node import SERVER_ERRORS, TRANSIENT_STATUSES
+from domain.errors import Failure
+from domain.failpoints import boundary
+from domain.lifecycle import NodeStatus
+from domain.messages import WorkspaceRef
+from domain.names import NodeId
+from domain.reconcile import ListOrder
+from workflows.ports import NodeActivities
+
+log = structlog.get_logger()
+
+CALL: Final = timedelta(seconds=5)
+# Whoever was not heard asks again this soon: an API that is away for a moment costs no heartbeat.
+AGAIN: Final = timedelta(seconds=1)
+# How often a node that drains looks whether it has become empty.
+LOOK: Final = timedelta(milliseconds=500)
+MOST: Final = 10_000  # workspaces that one report tells of
+UNAUTHORIZED, NOT_FOUND = 401, 404
+
+
+class Away(Exception):  # noqa: N818 - a fact
+    """The API does not answer, or not now."""
+
+
+class Refused(Exception):  # noqa: N818 - a fact
+    """The API will not have this node do that."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(f"{status} {text[:500]}")
+        self.status = status
+
+
+class NotJoined(RuntimeError):  # noqa: N818 - a fact
+    """This machine did not become a node, as a sentence for a person."""
+
+
+def facts(providers: Iterable[str]) -> dict[str, Any]:
+    """Return what is known of this machine: its size, its providers of workspaces, the versions of what runs here."""
+    versions = {name: version(name) for name in ("taskrunner", "temporalio")}
+    return {
+        "host": socket.gethostname(),
+        "cpus": os.cpu_count() or 1,
+        "memory_mb": psutil.virtual_memory().total // 2**20,
+        "providers": sorted(providers),
+        "versions": versions | {"python": platform.python_version()},
+    }
+
+
+class Membership:
+    """Speaks for one node, with its token. What it tells of itself is told again whenever the API asks who it is."""
+
+    def __init__(self, client: httpx2.AsyncClient, *, url: str, token: str, told: Mapping[str, Any]) -> None:
+        self._client = client
+        self._url = f"{url}/v1/nodes"
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self._told = dict(told)
+        self._period = AGAIN
+        self.node_id = NodeId("")
+        self.draining = False
+        self.in_service = asyncio.Event()
+
+    async def join(self, *, payload_keys: Container[str]) -> Mapping[str, str]:
+        """Register, and return where Temporal is. Raises NotJoined when the API refuses it, or a key is missing."""
+        try:
+            temporal: dict[str, str | None] = (await self.register())["temporal"]
+        except Refused as refused:
+            raise NotJoined(f"the API at {self._url} refused this node: {refused}") from None
+        wanted = temporal.pop("payload_key")
+        if wanted is not None and wanted not in payload_keys:
+            raise NotJoined(
+                f"histories are encrypted with the key {wanted}, which TASKRUNNER_PAYLOAD_KEYS has not here"
+            )
+        return {name: str(value) for name, value in temporal.items()}
+
+    async def register(self) -> dict[str, Any]:
+        """Register this node, for as long as the API is away, and return what it is told. Raises Refused."""
+        while True:
+            try:
+                with boundary("api.register"):
+                    registered = await self._call("", self._told)
+            except (Away, OSError) as away:
+                log.warning("node.api_unreachable", error=str(away))
+                await asyncio.sleep(AGAIN.total_seconds())
+            else:
+                self.node_id = NodeId(registered["id"])
+                self._period = timedelta(seconds=registered["heartbeat_seconds"])
+                return registered
+
+    async def report(self, node: NodeActivities) -> None:
+        """Report in with the workspaces that are here, and destroy those that are not this node's own any more.
+
+        Raises Away or Refused. What cannot be destroyed now is found by the reconciler.
+        """
+        found = await node.list_workspaces(ListOrder(limit=MOST))
+        ids = [workspace for each in found for workspace in each.workspace_ids][:MOST]
+        with boundary("api.report"):
+            answer = await self._call(f"/{self.node_id}/ready", {"workspaces": ids})
+        not_own = set(answer["not_own"])
+        for each in found:
+            for workspace in not_own.intersection(each.workspace_ids):
+                log.warning("node.destroys", workspace=workspace)
+                try:
+                    await node.destroy_workspace(WorkspaceRef(workspace_id=workspace, provider=each.provider))
+                except Failure as failure:
+                    log.warning("node.not_destroyed", workspace=workspace, error=str(failure))
+
+    async def keep(self, node: NodeActivities) -> None:
+        """Report in, then be heard until this node is gone: as often as it was told, and at once when it was not heard.
+
+        Who was taken for lost, or is not known, says anew who it is and what it has. Whose token is refused goes on
+        with the tasks that it has, and says so in its log: it gets no others, and is lost after a while.
+        """
+        known, wanted = True, True
+        while True:
+            pause = self._period
+            try:
+                if not known:
+                    await self.register()
+                    known = wanted = True
+                if wanted:
+                    await self.report(node)
+                    wanted = False
+                    self.in_service.set()
+                    log.info("node.in_service", node=self.node_id)
+                status = await self._beat()
+                if status is NodeStatus.GONE:
+                    return
+                if status in (NodeStatus.LOST, NodeStatus.PROVISIONING) and not self.draining:
+                    wanted, pause = True, timedelta(0)
+            except (Away, OSError) as away:
+                log.warning("node.api_unreachable", error=str(away))
+                pause = min(AGAIN, self._period)
+            except Refused as refused:
+                told = "node.token_refused" if refused.status == UNAUTHORIZED else "node.refused"
+                log.warning(told, node=self.node_id, error=str(refused))
+                known = refused.status != NOT_FOUND
+            await asyncio.sleep(pause.total_seconds())
+
+    async def drain(self, within: timedelta) -> bool:
+        """Ask for no more tasks, and wait for those that are here; returns whether this node is gone by that.
+
+        What runs on is adopted by the next start of this node; the API that is away now is not waited for.
+        """
+        self.draining = True
+        try:
+            with boundary("api.drain"):
+                status = NodeStatus((await self._call(f"/{self.node_id}/drain", {}))["status"])
+            async with asyncio.timeout(within.total_seconds()):
+                while status is NodeStatus.DRAINING:
+                    await asyncio.sleep(LOOK.total_seconds())
+                    status = await self._beat()
+        except (Away, Refused, OSError) as error:
+            log.info("node.hands_over", node=self.node_id, why=str(error) or "its tasks run on")
+            return False
+        return status is NodeStatus.GONE
+
+    async def _beat(self) -> NodeStatus:
+        measured = {"cpu": psutil.cpu_percent() / 100, "memory": psutil.virtual_memory().percent / 100}
+        with boundary("api.beat"):
+            answer = await self._call(f"/{self.node_id}/heartbeat", measured)
+        return NodeStatus(answer["status"])
+
+    async def _call(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            answer = await self._client.post(
+                self._url + path, json=body, headers=self._headers, timeout=CALL.total_seconds()
+            )
+        except httpx2.TransportError as error:
+            raise Away(str(error) or type(error).__name__) from error
+        if answer.status_code >= SERVER_ERRORS or answer.status_code in TRANSIENT_STATUSES:
+            raise Away(f"status {answer.status_code}")
+        if not answer.is_success:
+            raise Refused(answer.status_code, answer.text)
+        return dict(answer.json())
