@@ -18,6 +18,7 @@ from domain.containers import Containers
 from domain.durations import Span
 from domain.placement import Placement
 from domain.policy import Budgets, Limits, Policy, Retention, StepRetry, Supervision, inconsistencies
+from domain.provisioning import Provisioning
 from domain.rotation import payload_keys
 from domain.signatures import SigningKeys
 from domain.spec import Provider
@@ -115,6 +116,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     supervision: Supervision = Supervision()
     placement: Placement = Placement()
+    provisioning: Provisioning = Provisioning()
     retention: Retention = Retention()
     webhooks: Webhooks = Webhooks()
     health: Thresholds = Thresholds()

@@ -26,11 +26,12 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 from activities import hooks
 from activities.dispatch import Dispatcher
 from activities.failures import FailureInterceptor
+from activities.fleet import Fleet
 from activities.ledger import LedgerKeeper
 from activities.membership import Membership, facts
 from activities.mirror import Mirror
 from activities.node import NodeWork
-from activities.placement import Placement
+from activities.placement import NOBODY, Placement
 from activities.post import GuardedNetwork, Post
 from activities.postman import Postman
 from activities.pulse import PulseInterceptor
@@ -40,6 +41,7 @@ from activities.runs import Runs
 from codec import UNENCRYPTED, data_converter
 from domain.names import CONTROL_QUEUE, NodeId, node_queue, supervise_queue
 from domain.policy import Policy
+from domain.provisioning import NodeProvider, Provisioning
 from domain.rotation import payload_keys
 from domain.signatures import SigningKeys
 from domain.spec import Provider
@@ -58,6 +60,7 @@ from workflows.reconcile import Reconcile
 from workflows.run_orchestrator import RunOrchestrator
 from workflows.task_runner import TaskRunner
 from workspaces.local import LocalProvider, base_environment
+from workspaces.machine_processes import ProcessMachines, handed_on
 from workspaces.provider import WorkspaceProvider
 from workspaces.secrets import Secrets
 
@@ -116,14 +119,17 @@ def control_worker(
     *,
     runs: RunDispatcher | None = None,
     policy: Policy = DEFAULTS,
+    provisioning: Provisioning = NOBODY,
+    fleet: Fleet | None = None,
     metrics: Metrics | None = None,
     **options: Any,
 ) -> Worker:
     """Return the worker of the TaskRunners and their Cleanups, of the mirror, and of the reconciler if one is given."""
     metering: list[Interceptor] = [MeteringInterceptor(metrics)] if metrics else []
-    placement, mirror = Placement(database, dispatcher), Mirror(database, dispatcher, runs)
+    placement, mirror = Placement(database, dispatcher, provisioning), Mirror(database, dispatcher, runs)
     of_runs = Runs(database, dispatcher, policy)
     ledger = LedgerKeeper(database, dispatcher)
+    fleet = fleet or Fleet(database, None, policy=provisioning, within=policy.budgets.node_provisioning)
     sweeping: list[Callable[..., Any]] = [reconciler.sweep, reconciler.orphans] if reconciler else []
     defaults: dict[str, Any] = {
         "task_queue": CONTROL_QUEUE,
@@ -149,6 +155,7 @@ def control_worker(
             placement.reserve_workspace,
             ledger.held,
             ledger.release,
+            fleet.make_node,
             of_runs.flush_run,
             of_runs.start_members,
             of_runs.find_out,
@@ -239,6 +246,7 @@ async def composed(
 async def control_plane(settings: Settings) -> AsyncIterator[Parts]:
     """Run the control worker and the dispatcher's loop, and see to the reconciler's schedule."""
     async with composed(settings, service="taskrunner-control", observed=True) as parts:
+        fleet = fleet_of(settings, parts.database)
         reconciler = Reconciler(
             parts.database,
             parts.gateway,
@@ -246,6 +254,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Parts]:
             policy=settings.policy,
             retention=settings.retention,
             idempotency=settings.idempotency,
+            fleet=fleet,
         )
         metrics = parts.counting.metrics
         async with (
@@ -257,6 +266,8 @@ async def control_plane(settings: Settings) -> AsyncIterator[Parts]:
                 reconciler,
                 runs=parts.runs,
                 policy=settings.policy,
+                provisioning=settings.provisioning,
+                fleet=fleet,
                 metrics=metrics,
             ),
         ):
@@ -271,6 +282,15 @@ async def control_plane(settings: Settings) -> AsyncIterator[Parts]:
                 for loop in loops:
                     loop.cancel()
                 await asyncio.gather(*loops, return_exceptions=True)
+
+
+def fleet_of(settings: Settings, database: Database) -> Fleet:
+    """Return who makes nodes, with the provider that the settings name."""
+    policy, machines = settings.provisioning, None
+    if policy.provider is NodeProvider.PROCESS:
+        given = handed_on(os.environ) | {"TASKRUNNER_URL": settings.public_url}
+        machines = ProcessMachines(settings.data_dir / "machines", environment=given)
+    return Fleet(database, machines, policy=policy, within=settings.budgets.node_provisioning)
 
 
 @asynccontextmanager

@@ -1,5 +1,7 @@
 """Placement's adapter: where an attempt works."""
 
+from typing import Final
+
 from temporalio import activity
 
 from activities.dispatch import Dispatcher
@@ -14,24 +16,35 @@ from domain.messages import (
     SlotWait,
     SlotWaitAnswer,
 )
+from domain.provisioning import NodeProvider, Provisioning
 from domain.spec import PRIORITY_DEFAULT
-from store import mirror, placement
+from store import fleet, mirror, placement
 from store.engine import Database
 from workflows.ports import PlacementActivities
+
+NOBODY: Final = Provisioning()
 
 
 class Placement(PlacementActivities):
     """Chooses nodes and reserves slots in PostgreSQL."""
 
-    def __init__(self, database: Database, dispatcher: Dispatcher) -> None:
+    def __init__(self, database: Database, dispatcher: Dispatcher, provisioning: Provisioning = NOBODY) -> None:
         self._database = database
         self._dispatcher = dispatcher
+        self._provisioning = provisioning
 
     @activity.defn
     async def select_node(self, query: NodeQuery) -> NodeChoice:
-        """Choose a node with a free slot."""
+        """Choose a node with a free slot, or one that is to be made, where the policy says so and slots are missing."""
         async with self._database.read() as connection:
-            return await placement.select_node(connection, query)
+            choice = await placement.select_node(connection, query)
+        found = choice.node_id is not None and choice.reported_in
+        policy = self._provisioning
+        if found or query.pinned or policy.provider is NodeProvider.NONE or query.labels != policy.labels:
+            return choice
+        async with self._database.commit("fleet.provide") as connection:
+            node = await fleet.provide(connection, query.task_id, policy)
+        return NodeChoice(node_id=node, reported_in=False, reason="to be made", made=True) if node else choice
 
     @activity.defn
     async def wait_for_slot(self, wait: SlotWait) -> SlotWaitAnswer:

@@ -14,6 +14,7 @@ import structlog
 from temporalio import activity
 
 from activities.dispatch import Dispatcher
+from activities.fleet import Fleet
 from activities.reconcile_runs import RunReconciler
 from activities.retention import due, prune
 from domain.facts import Facts
@@ -59,6 +60,7 @@ class Reconciler(ReconcileActivities):
         policy: Policy,
         retention: Retention,
         idempotency: timedelta,
+        fleet: Fleet | None = None,
     ) -> None:
         self._database = database
         self._gateway = gateway
@@ -66,6 +68,7 @@ class Reconciler(ReconcileActivities):
         self._policy = policy
         self._retention = retention
         self._idempotency = idempotency
+        self._fleet = fleet
         self._runs = RunReconciler(database, gateway, dispatcher, policy)
 
     @activity.defn
@@ -77,6 +80,8 @@ class Reconciler(ReconcileActivities):
             await self._ended(report)
             await self._runs.sweep(report)
             await self._reap(report)
+            if self._fleet is not None:
+                await self._fleet.tend(report)
             if not order.dry_run:
                 async with self._database.commit("sweeps.note") as connection:
                     await sweeps.note(connection, report.counts)

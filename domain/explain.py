@@ -197,7 +197,11 @@ _STEPS: Final[Mapping[Step, _Rule]] = {
         on_failure=_fails("waiting_for_node_capacity_timeout", Category.CAPACITY),
     ),
     Step.NODE_PROVISIONING: _Rule(
-        waits_for=Wait.PLACEMENT, says=_plainly("Nodes join by themselves."), next=_after(), on_failure=_AT_ONCE
+        waits_for=Wait.PLACEMENT,
+        says=_plainly("It waits for the node provider to make {node}."),
+        until=_within("node_provisioning"),
+        next=_after(),
+        on_failure=_fails("node_not_made", Category.PROVISIONING),
     ),
     Step.NODE_AGENT_READY: _Rule(
         waits_for=Wait.NODE_REPORT,

@@ -188,6 +188,21 @@ class NodeChoice(BaseModel):
     node_id: NodeId | None = None
     reported_in: bool = True
     reason: str = ""
+    # It is to be made, by who was told so.
+    made: bool = False
+
+
+class MakeNode(BaseModel):
+    """Ask the node provider for the node of this row."""
+
+    node_id: NodeId
+
+
+class NodeMade(BaseModel):
+    """The node is coming up; `made` is False when it was made before."""
+
+    node_id: NodeId
+    made: bool = True
 
 
 class SlotWait(BaseModel):

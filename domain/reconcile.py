@@ -59,6 +59,8 @@ class Action(StrEnum):
     ANSWERS_FORGOTTEN = "answers_forgotten"
     UPLOAD_REMOVED = "upload_removed"
     ORPHAN_DESTROYED = "orphan_destroyed"
+    NODE_MADE = "node_made"
+    NODE_DESTROYED = "node_destroyed"
     SUPERSEDED = "superseded"
     FLAGGED_PROBLEMS = "flagged_problems"
     FLAGGED_PAUSED = "flagged_paused"

@@ -33,6 +33,7 @@ class RunnerState(BaseModel):
 
     node_id: NodeId | None = None
     node_reported_in: bool = True
+    node_made: bool = False
     slot_granted: NodeId | None = None
     nodes_ready: set[NodeId] = Field(default_factory=set)
     workspace_id: WorkspaceId | None = None

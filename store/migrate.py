@@ -35,6 +35,7 @@ FUNCTIONS = (
     "free_slot",
     "desert_node",
     "lose_nodes",
+    "provide_node",
     "release_attempt",
     "conclude_task",
     "end_attempt",

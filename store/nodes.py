@@ -31,7 +31,11 @@ ON CONFLICT (id) DO UPDATE SET slots = excluded.slots, labels = excluded.labels,
 RETURNING n.xmax = 0
 """)
 # The row's lock comes first: an attempt that enters the wait for this node holds it while it looks.
-_REPORT: Final = text("UPDATE nodes SET status = 'ready', last_heartbeat_at = clock_timestamp() WHERE id = :id")
+_REPORT: Final = text("""
+UPDATE nodes SET status = 'ready', last_heartbeat_at = clock_timestamp(),
+  idle_since = CASE WHEN used = 0 THEN coalesce(idle_since, clock_timestamp()) END
+WHERE id = :id
+""")
 _TELL: Final = text("""
 INSERT INTO outbox (kind, task_id, attempt, name, body)
 SELECT 'signal', task_id, attempt, 'node_ready', jsonb_build_object('node_id', CAST(:id AS text))

@@ -50,7 +50,7 @@ async def select_node(connection: AsyncConnection, query: NodeQuery) -> NodeChoi
         else_=4,
     )
     statement = (
-        select(Node.id, working.label("reported_in"), rank.label("rank"))
+        select(Node.id, working.label("reported_in"), rank.label("rank"), Node.provider)
         .where(
             or_(working, Node.status == NodeStatus.PROVISIONING.value),
             or_(held, and_(Node.used < Node.slots, or_(~working, ~awaited))),
@@ -62,4 +62,6 @@ async def select_node(connection: AsyncConnection, query: NodeQuery) -> NodeChoi
     row = (await connection.execute(statement)).one_or_none()
     if row is None:
         return NodeChoice(reason="no matching node has a free slot that nobody waits for")
-    return NodeChoice(node_id=row.id, reported_in=row.reported_in, reason=REASONS[row.rank])
+    # Who has noted that it is to be made may have died since: whoever waits for it has it made.
+    made = row.provider is not None and not row.reported_in
+    return NodeChoice(node_id=row.id, reported_in=row.reported_in, reason=REASONS[row.rank], made=made)

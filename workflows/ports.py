@@ -21,7 +21,9 @@ from domain.messages import (
     Conclusion,
     Flush,
     Held,
+    MakeNode,
     NodeChoice,
+    NodeMade,
     NodeQuery,
     NodeWait,
     NodeWaitAnswer,
@@ -147,6 +149,15 @@ class ReconcileActivities(ABC):
     @abstractmethod
     async def orphans(self, found: Orphans) -> Orphans:
         """Say which of a node's workspaces nobody owns."""
+
+
+class FleetActivities(ABC):
+    """Nodes that are made for those who wait, on the control worker."""
+
+    @activity.defn
+    @abstractmethod
+    async def make_node(self, order: MakeNode) -> NodeMade:
+        """Make a node, or find that it was made."""
 
 
 class NodeActivities(ABC):

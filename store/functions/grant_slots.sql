@@ -31,7 +31,7 @@ BEGIN
     LIMIT 1 FOR UPDATE OF waiters SKIP LOCKED;
     EXIT WHEN NOT FOUND;
     UPDATE waiters SET granted = n.id WHERE task_id = w.task_id AND attempt = w.attempt;
-    UPDATE nodes SET used = used + 1, taken_at = clock_timestamp() WHERE id = n.id;
+    UPDATE nodes SET used = used + 1, taken_at = clock_timestamp(), status = 'ready', idle_since = NULL WHERE id = n.id;
     INSERT INTO ledger (tag, kind, task_id, attempt, project, provider, node_id, state)
     VALUES (format('slot-%s-a%s', w.task_id, w.attempt), 'slot', w.task_id, w.attempt, w.project, 'node', n.id, 'created')
     ON CONFLICT (tag) DO UPDATE SET state = 'created', node_id = excluded.node_id, updated_at = clock_timestamp();

@@ -35,7 +35,7 @@ BEGIN
       END IF;
     END IF;
     IF p_node IS NOT NULL AND p_node IS DISTINCT FROM held AND (held IS NULL OR NOT known) THEN
-      UPDATE nodes n SET used = used + 1, taken_at = clock_timestamp()
+      UPDATE nodes n SET used = used + 1, taken_at = clock_timestamp(), status = 'ready', idle_since = NULL
       WHERE id = p_node AND used < slots AND status IN ('ready', 'warm') AND NOT EXISTS (
         SELECT FROM waiters w JOIN tasks t ON t.id = w.task_id AND t.attempt = w.attempt
         WHERE w.granted IS NULL AND w.task_id <> p_task AND t.status = 'queued' AND t.cancel_requested_at IS NULL

@@ -99,6 +99,9 @@ class Node(Base):
     cpu: Mapped[float | None] = mapped_column(Double())
     memory: Mapped[float | None] = mapped_column(Double())
     load: Mapped[float | None] = mapped_column(Double())
+    # Who has made it, if nobody let it join, and since when none of its slots is taken.
+    provider: Mapped[str | None]
+    idle_since: Mapped[datetime | None]
     __table_args__ = (one_of("status", NodeStatus), CheckConstraint("used >= 0", name="used"))
 
 

@@ -41,7 +41,12 @@ STEPS: dict[Step, tuple[str, timedelta | None, str, str]] = {
         "workspace_creation",
         "waiting_for_node_capacity_timeout",
     ),
-    Step.NODE_PROVISIONING: ("placement", None, "workspace_creation", "retried"),
+    Step.NODE_PROVISIONING: (
+        "placement",
+        BUDGETS.node_provisioning,
+        "workspace_creation",
+        "node_not_made",
+    ),
     Step.NODE_AGENT_READY: (
         "node_report",
         BUDGETS.node_agent_ready,

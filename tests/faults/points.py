@@ -127,6 +127,6 @@ def lost(point: str) -> Exception:
     """Return what a caller gets there when the connection is lost."""
     if point.startswith("engine."):
         return RPCError("the connection was lost", RPCStatusCode.UNAVAILABLE, b"")
-    if point.startswith(("provider.", "api.", "webhooks.send")):
+    if point.startswith(("provider.", "api.", "machines.", "webhooks.send")):
         return OSError(5, "the connection was lost")
     return OperationalError("", None, DriverError("the connection was lost"))

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from domain.names import NodeId
 from domain.policy import Supervision
 from tests.cli.stacks import StackProcess
-from tests.faults import run_scenes, sweep_scenes
+from tests.faults import fleet_scenes, run_scenes, sweep_scenes
 from tests.faults.caller import Caller, noting
 from tests.faults.stack import LABELS, FaultStack, until
 from tests.faults.sweeps import Ends, Scene
@@ -197,25 +197,6 @@ async def late_node(stack: FaultStack, caller: Caller) -> Ends:
     return {task: ("completed",)}
 
 
-async def node_restarted(stack: FaultStack, caller: Caller) -> Ends:
-    """A node is drained by hand and ends, and is started again: it registers, reports in, and is heard."""
-    node, keeper = next(iter(stack.nodes.items()))
-    deaths = keeper.deaths
-    await caller.post(f"/v1/nodes/{node}/drain")
-    await keeper.after(deaths)
-    return await local(stack, caller)
-
-
-async def node_stopped(stack: FaultStack, caller: Caller) -> Ends:
-    """A node is told to stop while a command runs: it asks for no more tasks, and ends when that one has."""
-    ends = await local(stack, caller)
-    for keeper in stack.nodes.values():
-        deaths = keeper.deaths
-        keeper.send(signal.SIGTERM)
-        await keeper.after(deaths)
-    return ends
-
-
 async def keys(stack: FaultStack, caller: Caller) -> Ends:  # noqa: ARG001
     """A key is made and revoked."""
     made = await caller.post("/v1/keys", {"name": "k", "scopes": ["tasks:read"]})
@@ -353,11 +334,7 @@ SCENE_OF: Final[Mapping[str, Scene]] = {
     "nodes.": late_node,
     "nodes.beat": local,
     "nodes.hear": local,
-    "nodes.drain": node_restarted,
-    "api.register": node_restarted,
-    "api.report": node_restarted,
     "api.beat": local,
-    "api.drain": node_stopped,
     "placement.wait_for_node": late_node,
     "placement.wait_for_slot": crowd,
     "conversations.": conversation,
@@ -378,6 +355,7 @@ SCENE_OF: Final[Mapping[str, Scene]] = {
     "tasks.set_breakpoints": steered,
     "tasks.start": started_later,
     **run_scenes.SCENE_OF,
+    **fleet_scenes.SCENE_OF,
     **sweep_scenes.SCENE_OF,
     "webhooks.": announced,
     "webhooks.disable": unannounced,

@@ -29,6 +29,7 @@ from store.migrate import upgrade
 from tests.activities.receiver import Receiver, by_path
 from tests.faults.points import Armoury
 from tests.faults.proxy import LOOPBACK, Proxy
+from workspaces.machine_processes import ProcessMachines
 
 CHECKOUT: Final = Path(__file__).parents[2]
 PROGRAM: Final = (sys.executable, "-P", str(Path(__file__).with_name("program.py")))
@@ -48,6 +49,8 @@ NUMBERS: Final = {
 }
 # A node that registers again says the same of itself as before.
 LABELS: Final = {"late": "yes"}
+# Nodes are made for tasks that ask for this.
+MADE: Final = {"made": "yes"}
 AGAIN_AFTER: Final = 0.3  # seconds between a death and the next start
 PATIENCE: Final = 60.0
 
@@ -175,6 +178,11 @@ class FaultStack:
         """The command line of ours, with the failpoints of this stack."""
         return (*PROGRAM, str(self.folder / "faults"))
 
+    @property
+    def machines(self) -> Path:
+        """Where the folders of made nodes are."""
+        return self.folder / "control" / "machines"
+
     def data_dir(self, node: NodeId) -> Path:
         """Return a node's own folder."""
         return self.folder / node
@@ -199,6 +207,10 @@ class FaultStack:
         for each in self.ours:
             each.send(signal.SIGCONT)
         await asyncio.gather(*(each.down() for each in self.ours), return_exceptions=True)
+        # They outlive who has made them.
+        made = ProcessMachines(self.machines, environment={})
+        for machine in await made.list():
+            await made.destroy(machine)
         await self._exit.aclose()
 
     async def _start_servers(self) -> None:
@@ -271,8 +283,14 @@ class FaultStack:
             env = common | database | callback_keys | {"TASKRUNNER_PORT": str(port)}
             env["TEMPORAL_ADDRESS"] = self.api_to_temporal.address
             self.apis.append(self._ours(f"api-{number}", "api", env=env))
+        fleet = {
+            "TASKRUNNER_DATA_DIR": str(self.machines.parent),
+            "TASKRUNNER_PROVISIONING__PROVIDER": "process",
+            "TASKRUNNER_PROVISIONING__LABELS": json.dumps(MADE),
+        }
+        control = common | database | fleet
         for number in range(controls):
-            self.controls.append(self._ours(f"control-{number}", "worker", "--role", "control", env=common | database))
+            self.controls.append(self._ours(f"control-{number}", "worker", "--role", "control", env=control))
         for number in range(nodes):
             node, key = NodeId(f"n{number}"), new_key()
             await self.key(key, Scope.NODES_WRITE, node=node)

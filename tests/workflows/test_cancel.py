@@ -16,7 +16,7 @@ IN_SQL = {
     Step.NODE_SELECTION: "LOCK TABLE nodes IN ACCESS EXCLUSIVE MODE",
     Step.WORKSPACE_CREATION: "SELECT id FROM tasks FOR UPDATE",
 }
-IDLE = {Step.NODE_PROVISIONING}  # nodes join by themselves so far: this step never waits
+IDLE = {Step.NODE_PROVISIONING}  # nodes join by themselves here; test_provisioning.py has one made
 
 
 def test_the_steps_of_this_suite_are_those_of_the_table() -> None:

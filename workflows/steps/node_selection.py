@@ -25,6 +25,6 @@ async def node_selection(attempt: Attempt) -> StepOutcome:
         return attempt.skip("an external workspace needs no node")
     choice = await attempt.mirror(PlacementActivities.select_node, query(attempt))
     attempt.state.node_id = choice.node_id
-    attempt.state.node_reported_in = choice.reported_in
+    attempt.state.node_reported_in, attempt.state.node_made = choice.reported_in, choice.made
     attempt.trace("node_selection", {"node_id": choice.node_id, "reason": choice.reason})
     return StepOutcome.DONE
