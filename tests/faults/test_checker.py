@@ -157,6 +157,7 @@ WRONG: dict[str, tuple[int, dict[str, Any]]] = {
     "no answer": (1, {"created": [Created(item="i", task=None)]}),
     "acknowledged and gone": (1, {"created": [Created(item="i", task="other")]}),
     "not ended": (1, {"tasks": row(status="in_progress")}),
+    "not ended, and nobody was told": (1, {"tasks": row(status="queued"), "created": []}),
     "two agents in turn": (2, {"effects": [*whole().effects, effect("start")]}),
     "two agents at once": (2, {"effects": [*whole().effects, effect("double")]}),
     "no agent": (2, {"effects": []}),

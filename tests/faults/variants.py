@@ -91,7 +91,7 @@ SQL: Final[Mapping[str, Broken]] = {
         "WHERE id = p_task",
         ("ALTER TABLE events DROP CONSTRAINT events_pkey",),
     ),
-    "lose a grant": Broken("release_attempt", "granted_count + grant_slots(freed)", "granted_count"),
+    "lose a grant": Broken("free_slot", "RETURN grant_slots(p_node);", "RETURN 0;"),
     "end without cleanup": Broken(
         "conclude_task",
         "'granted', release_attempt(p_task, p_attempt, settled),",

@@ -24,7 +24,7 @@ def something(snapshot: Snapshot) -> Iterator[str]:
 
 
 def acknowledged(snapshot: Snapshot) -> Iterator[str]:
-    """Every acknowledged create exists, once, and has ended."""
+    """Every acknowledged create exists, once, and has ended; so has what was created and never acknowledged."""
     by_item = Counter(row["labels"].get(ITEM) for row in snapshot.tasks.values())
     for create in snapshot.created:
         if create.task is None:
@@ -40,6 +40,10 @@ def acknowledged(snapshot: Snapshot) -> Iterator[str]:
             yield f"task {create.task} has not ended: it is {row['status']} at {row['step']}"
         if by_item[create.item] > 1:
             yield f"item {create.item} was created {by_item[create.item]} times"
+    known = {create.task for create in snapshot.created}
+    for task, row in snapshot.tasks.items():
+        if task not in known and row["status"] not in TERMINAL:
+            yield f"task {task}, of which nobody was told, has not ended: it is {row['status']} at {row['step']}"
 
 
 def log(snapshot: Snapshot) -> Iterator[str]:
