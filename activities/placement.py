@@ -17,7 +17,7 @@ from domain.messages import (
     SlotWaitAnswer,
 )
 from domain.provisioning import NodeProvider, Provisioning
-from domain.spec import PRIORITY_DEFAULT
+from domain.spec import PRIORITY_DEFAULT, Provider
 from store import fleet, mirror, placement
 from store.engine import Database
 from workflows.ports import PlacementActivities
@@ -40,7 +40,8 @@ class Placement(PlacementActivities):
             choice = await placement.select_node(connection, query)
         found = choice.node_id is not None and choice.reported_in
         policy = self._provisioning
-        if found or query.pinned or policy.provider is NodeProvider.NONE or query.labels != policy.labels:
+        wanted = query.provider is Provider.LOCAL and query.labels == policy.labels
+        if found or query.pinned or policy.provider is NodeProvider.NONE or not wanted:
             return choice
         async with self._database.commit("fleet.provide") as connection:
             node = await fleet.provide(connection, query.task_id, policy)

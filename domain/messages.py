@@ -14,7 +14,7 @@ from domain.events import NewEvent
 from domain.lifecycle import NodeStatus, Step, StepOutcome, TaskStatus
 from domain.names import CallbackKind, NodeId, ProjectId, TaskId, WorkspaceId
 from domain.policy import Policy
-from domain.spec import Breakpoints, TaskSpec
+from domain.spec import Breakpoints, Provider, TaskSpec
 
 
 class CallbackSignal(BaseModel):
@@ -180,6 +180,7 @@ class NodeQuery(BaseModel):
     preferred: NodeId | None = None
     priority: int = 3
     pinned: NodeId | None = None
+    provider: Provider = Provider.LOCAL
 
 
 class NodeChoice(BaseModel):

@@ -40,12 +40,12 @@ LEFT JOIN LATERAL (
 _RIVALS: Final = text("""
 SELECT w.task_id, w.project, w.priority, w.since, coalesce(held.slots, 0) AS held, turn.taken_at AS turn
 FROM waiters own
-JOIN waiters w ON w.granted IS NULL AND w.priority <= own.priority AND (
-  (w.labels, w.pinned) IS NOT DISTINCT FROM (own.labels, own.pinned) OR EXISTS (
-    SELECT FROM nodes n
-    WHERE CASE WHEN own.pinned IS NULL THEN n.labels @> own.labels ELSE n.id = own.pinned END
-      AND CASE WHEN w.pinned IS NULL THEN n.labels @> w.labels ELSE n.id = w.pinned END))
+JOIN tasks mine ON mine.id = own.task_id
+JOIN waiters w ON w.granted IS NULL AND w.priority <= own.priority
 JOIN tasks t ON t.id = w.task_id AND t.attempt = w.attempt AND t.status = 'queued' AND t.cancel_requested_at IS NULL
+  AND ((w.labels, w.pinned, t.spec -> 'provider') IS NOT DISTINCT FROM (own.labels, own.pinned, mine.spec -> 'provider')
+    OR EXISTS (SELECT FROM nodes n WHERE serves(n, own.pinned, own.labels, mine.spec ->> 'provider')
+                                     AND serves(n, w.pinned, w.labels, t.spec ->> 'provider')))
 LEFT JOIN (
   SELECT project, count(*) AS slots FROM ledger WHERE kind = 'slot' AND state <> 'released' GROUP BY project
 ) held ON held.project = w.project

@@ -31,6 +31,7 @@ FUNCTIONS = (
     "append_events",
     "append_to_log",
     "flush_task",
+    "serves",
     "grant_slots",
     "free_slot",
     "desert_node",

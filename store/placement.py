@@ -1,6 +1,9 @@
 """Placement: which node has a free slot that nobody waits for."""
 
-from sqlalchemy import and_, case, exists, func, or_, select
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, case, cast, exists, func, literal_column, or_, select
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.lifecycle import NodeStatus, TaskStatus
@@ -9,6 +12,7 @@ from domain.placement import BUSY
 from store.models import Ledger, LedgerKind, LedgerState, Node, Task, Waiter
 
 WORKING = (NodeStatus.READY.value, NodeStatus.WARM.value)
+NODE: ColumnElement[Any] = literal_column(Node.__tablename__)  # the whole row
 REASONS = ("held", "preferred", "warm", "least loaded", "coming up")
 
 
@@ -35,7 +39,7 @@ async def select_node(connection: AsyncConnection, query: NodeQuery) -> NodeChoi
     awaited = exists().where(
         Waiter.granted.is_(None),
         Waiter.task_id != query.task_id,
-        or_(and_(Waiter.pinned.is_(None), Node.labels.contains(Waiter.labels)), Waiter.pinned == Node.id),
+        func.serves(NODE, Waiter.pinned, Waiter.labels, Task.spec["provider"].astext),
         Task.id == Waiter.task_id,
         Task.attempt == Waiter.attempt,
         Task.status == TaskStatus.QUEUED,
@@ -54,7 +58,7 @@ async def select_node(connection: AsyncConnection, query: NodeQuery) -> NodeChoi
         .where(
             or_(working, Node.status == NodeStatus.PROVISIONING.value),
             or_(held, and_(Node.used < Node.slots, or_(~working, ~awaited))),
-            Node.id == query.pinned if query.pinned else Node.labels.contains(query.labels),
+            func.serves(NODE, query.pinned, cast(query.labels, JSONB), query.provider),
         )
         .order_by(case((working, 0), else_=1), rank, load, Node.taken_at.nulls_first(), Node.id)
         .limit(1)

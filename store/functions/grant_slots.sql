@@ -1,8 +1,8 @@
 -- Give a node's free slots to those who wait, in fair order: priority, then the project that holds least, among such the
 -- one that took its last slot longest ago, then age. Without turns whoever came first would have every odd slot.
--- Who is pinned to a node, where its workspace was kept, can take a slot of no other, whatever the node's labels are now.
 -- The ledger row, the grant and the signal that tells of it are one transaction with the release that freed the slot.
--- Who may take a slot is said in four places: here, in `reserve_workspace`, in `store/placement.py`, in `store/facts.py`.
+-- Which node serves whom is said by `serves`; who takes part, here, in `reserve_workspace`, `store/placement.py` and
+-- `store/facts.py`.
 -- Locks: the node, then waiters that nobody else holds. Nothing here waits for a task, whoever writes it meanwhile:
 -- that one may be waiting for this node, or for its own waiter.
 CREATE OR REPLACE FUNCTION grant_slots(p_node text) RETURNS int
@@ -26,7 +26,7 @@ BEGIN
       FROM (SELECT DISTINCT project FROM waiters WHERE granted IS NULL) p
     ) turn ON turn.project = waiters.project
     WHERE granted IS NULL AND t.status = 'queued' AND t.cancel_requested_at IS NULL
-      AND CASE WHEN pinned IS NULL THEN n.labels @> waiters.labels ELSE n.id = pinned END
+      AND serves(n, pinned, waiters.labels, t.spec ->> 'provider')
     ORDER BY waiters.priority, coalesce(held.slots, 0), turn.taken_at NULLS FIRST, since, waiters.task_id
     LIMIT 1 FOR UPDATE OF waiters SKIP LOCKED;
     EXIT WHEN NOT FOUND;

@@ -21,7 +21,7 @@ BEGIN
   SELECT count(*) + 1 INTO wanting FROM (
     SELECT FROM tasks t
     WHERE t.status = 'queued' AND t.id <> p_task AND t.cancel_requested_at IS NULL
-      AND coalesce(t.spec -> 'node_labels', '{}') = p_labels AND t.spec ->> 'provider' IS DISTINCT FROM 'external'
+      AND coalesce(t.spec -> 'node_labels', '{}') = p_labels AND coalesce(t.spec ->> 'provider', 'local') = 'local'
       AND NOT EXISTS (
         SELECT FROM ledger l WHERE l.tag = format('slot-%s-a%s', t.id, t.attempt) AND l.state <> 'released')
       AND NOT EXISTS (

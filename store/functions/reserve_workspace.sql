@@ -39,7 +39,7 @@ BEGIN
       WHERE id = p_node AND used < slots AND status IN ('ready', 'warm') AND NOT EXISTS (
         SELECT FROM waiters w JOIN tasks t ON t.id = w.task_id AND t.attempt = w.attempt
         WHERE w.granted IS NULL AND w.task_id <> p_task AND t.status = 'queued' AND t.cancel_requested_at IS NULL
-          AND CASE WHEN w.pinned IS NULL THEN n.labels @> w.labels ELSE n.id = w.pinned END);
+          AND serves(n, w.pinned, w.labels, t.spec ->> 'provider'));
       IF NOT FOUND THEN
         RETURN jsonb_build_object('verdict', 'repeat', 'status', r.status,
                                   'cancel', r.cancel_requested_at IS NOT NULL, 'workspace_id', NULL);

@@ -33,12 +33,11 @@ BEGIN
     SET granted = NULL, priority = excluded.priority, labels = excluded.labels, pinned = excluded.pinned,
         awaits = excluded.awaits;
     PERFORM FROM nodes
-    WHERE status IN ('ready', 'warm', 'provisioning')
-      AND CASE WHEN p_pinned IS NULL THEN labels @> p_labels ELSE id = p_pinned END
+    WHERE status IN ('ready', 'warm', 'provisioning') AND serves(nodes, p_pinned, p_labels, r.spec ->> 'provider')
     ORDER BY id FOR UPDATE;
     FOR n IN
       SELECT id FROM nodes
-      WHERE status IN ('ready', 'warm') AND CASE WHEN p_pinned IS NULL THEN labels @> p_labels ELSE id = p_pinned END
+      WHERE status IN ('ready', 'warm') AND serves(nodes, p_pinned, p_labels, r.spec ->> 'provider')
       ORDER BY id = r.spec ->> 'preferred_node' DESC NULLS LAST,
                greatest(coalesce(load, 0), used * 1.0 / greatest(slots, 1)), taken_at NULLS FIRST, id
     LOOP

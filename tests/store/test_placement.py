@@ -11,6 +11,7 @@ from domain.ids import new_id, workspace_id
 from domain.lifecycle import NodeStatus
 from domain.messages import NodeQuery
 from domain.names import DEFAULT_PROJECT, NodeId, TaskId
+from domain.spec import Provider
 from store import mirror, nodes, placement
 from store.engine import Database
 from tests.store.rows import batch, column, create_node, create_task, event, flush
@@ -63,6 +64,46 @@ async def test_the_node_is_chosen_in_the_contracts_order(
     name = await pool(database, *nodes)
     wanted = NodeId(f"{preferred}-{name}") if preferred else None
     assert (await chosen(database, name, preferred=wanted))[0] == expected
+
+
+async def offer(database: Database, node: str, *providers: str) -> None:
+    """Let a node say where its workspaces come from."""
+    told = text("UPDATE nodes SET facts = jsonb_build_object('providers', CAST(:providers AS text[])) WHERE id = :node")
+    async with database.begin("test") as connection:
+        await connection.execute(told, {"node": node, "providers": list(providers)})
+
+
+@pytest.mark.parametrize(
+    ("provider", "expected"), [(Provider.LOCAL, ("both", "old")), (Provider.DOCKER, ("both", "walls"))]
+)
+async def test_a_node_is_chosen_that_has_the_provider(
+    database: Database, provider: Provider, expected: tuple[str, ...]
+) -> None:
+    """One that has said nothing has `local`; one with containers only is not for those who ask for none."""
+    name = await pool(database, ("walls", READY, 1, 0), ("old", READY, 1, 0), ("both", READY, 1, 0))
+    await offer(database, f"walls-{name}", "docker")
+    await offer(database, f"both-{name}", "docker", "local")
+    assert (await chosen(database, name, provider=provider))[0] == expected[0]
+    async with database.begin("test") as connection:
+        await connection.execute(text("UPDATE nodes SET used = 1 WHERE id = :node"), {"node": f"both-{name}"})
+    assert (await chosen(database, name, provider=provider))[0] == expected[1]
+
+
+async def test_a_slot_is_granted_to_whom_its_node_can_serve(database: Database) -> None:
+    """Not to the first in the queue, who asks for a container."""
+    node = await create_node(database, slots=1)
+    busy, walled, plain = await create_task(database), await create_task(database), await create_task(database)
+    async with database.begin("test") as connection:
+        asks = text("""UPDATE tasks SET spec = spec || '{"provider": "docker"}' WHERE id = :task""")
+        await connection.execute(asks, {"task": walled})
+    await reserve(database, busy, node, 1)
+    await wait(database, walled, 1, node)
+    await wait(database, plain, 1, node)
+    await conclude(database, busy, 2)
+    async with database.read() as connection:
+        rows = await connection.execute(text("SELECT task_id, granted FROM waiters"))
+        granted = {row.task_id: row.granted for row in rows}
+    assert (granted[walled], granted[plain]) == (None, node)
 
 
 @pytest.mark.parametrize(

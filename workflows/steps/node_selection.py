@@ -16,6 +16,7 @@ def query(attempt: Attempt) -> NodeQuery:
         preferred=attempt.spec.preferred_node,
         priority=attempt.spec.priority,
         pinned=attempt.argument.resume.node_id if attempt.argument.resume else None,
+        provider=attempt.spec.provider,
     )
 
 

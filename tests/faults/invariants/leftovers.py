@@ -69,13 +69,14 @@ def _queues(snapshot: Snapshot, live: dict[tuple[str, int], Row]) -> Iterator[st
             yield f"{_owner(waiter)} is over and waits for a slot"
         # What the task asks for, and not what its place in the queue says of it.
         row = snapshot.tasks.get(waiter["task_id"], {})
-        wanted = row.get("spec", {}).get("node_labels", {})
+        wanted, provider = row.get("spec", {}).get("node_labels", {}), row.get("spec", {}).get("provider", "local")
         free = [
             node["id"]
             for node in snapshot.nodes
             if node["status"] in WORKING
             and node["used"] < node["slots"]
             and wanted.items() <= node["labels"].items()
+            and provider in node.get("facts", {}).get("providers", ["local"])
             and waiter.get("pinned") in (None, node["id"])
         ]
         if waiter["granted"] is None and free:
