@@ -69,7 +69,10 @@ def started() -> Iterator[str]:
     finally:
         daemon.terminate()
         daemon.wait(STOPS_WITHIN)
-        shutil.rmtree(folder, ignore_errors=True)
+        for mounted in (line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()):
+            if Path(mounted).is_relative_to(folder):  # it leaves the network namespace that it ran in
+                subprocess.run(["umount", mounted], check=True)
+        shutil.rmtree(folder)
 
 
 def main(command: list[str]) -> int:
