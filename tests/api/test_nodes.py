@@ -28,7 +28,7 @@ async def test_a_node_is_registered_once_and_renewed(api: Api) -> None:
 async def test_a_report_tells_those_who_wait_and_grants_the_slots(api: Api) -> None:
     """Who waits for this node is signalled; who waits for any slot gets one, in the same transaction."""
     await api.client.post("/v1/nodes", json={"id": "node-2", "slots": 1, "labels": {"pool": "b"}})
-    named, anyone, late = [(await api.create())["id"] for _ in range(3)]
+    named, anyone, late = [(await api.create(provider="local"))["id"] for _ in range(3)]
     async with api.database.begin("test") as connection:
         for task, awaits, priority in ((named, "node-2", 3), (anyone, None, 1), (late, None, 3)):
             row = {"task_id": task, "attempt": 1, "project": "default", "labels": {"pool": "b"}}

@@ -10,7 +10,7 @@ import pytest
 from domain.events import EventType
 from domain.ids import new_id
 from domain.lifecycle import Step, TaskStatus
-from domain.names import NodeId, TaskId
+from domain.names import NodeId, Scope, TaskId
 from store import mirror
 from tests.api.harness import Api, Attempt
 
@@ -114,13 +114,20 @@ async def kept(api: Api, *, keep_for: timedelta = timedelta(hours=1)) -> Attempt
     attempt = Attempt(api=api, task=TaskId(task["id"]))
     await attempt.reserve(provider="local", node=node)
     await attempt.flush(attempt.event(EventType.STEP_STARTED, step=Step.AGENT_SESSION))
-    attempt.token = await api.claim(attempt.workspace)
+    attempt.token = await claimed(api, attempt)
     failed = attempt.batch(attempt.event(EventType.TASK_FAILED, data={"error": None}))
     async with api.database.begin("test") as connection:
         await mirror.conclude(
             connection, failed, destroyed=True, next_attempt_at=None, kept=attempt.workspace, keep_for=keep_for
         )
     return attempt
+
+
+async def claimed(api: Api, attempt: Attempt) -> dict[str, str]:
+    """Give the header with a callback token, as the workspace's own node claims it."""
+    own = await api.key(Scope.NODES_WRITE, node=(await workspace_of(api, attempt))["node_id"])
+    answer = await api.client.post(f"/v1/workspaces/{attempt.workspace}/callback-token", json={}, headers=own)
+    return {"Authorization": f"Bearer {answer.json()['token']}"}
 
 
 async def workspace_of(api: Api, attempt: Attempt) -> dict[str, Any]:
@@ -144,7 +151,7 @@ async def test_a_retry_from_agent_session_goes_on_in_the_kept_workspace(api: Api
         None,
     )
     assert (await attempt.tell("heartbeat")).json()["code"] == "stale_attempt"
-    attempt.token = await api.claim(attempt.workspace)
+    attempt.token = await claimed(api, attempt)
     assert (await attempt.tell("heartbeat")).status_code == 200
     queued = (await api.events(attempt.task, "task.queued"))[-1]["data"]
     assert queued == {

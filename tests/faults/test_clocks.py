@@ -32,7 +32,7 @@ OWN_CLOCK: Final = {
     "activities/postman.py": "the date of a signature, which a receiver compares with its own clock",
     "api/deps.py": "when a task was created or commanded, as its caller was told; tokens live for days",
     "api/health.py": "when the report was made, if the database does not answer",
-    "workspaces/local.py": "the age of files that the same machine wrote",
+    "workspaces/hosted.py": "the age of files that the same machine wrote",
 }
 
 

@@ -217,11 +217,19 @@ async def test_heartbeat_progress_and_output_may_be_repeated(api: Api) -> None:
     for _ in range(2):
         assert (await attempt.tell("heartbeat")).is_success
         assert (await attempt.tell("progress", {"percent": 10})).is_success
+        await _of_another_second(api)
         path = f"/v1/workspaces/{attempt.workspace}/logs?offset=0"
         answer = await api.client.post(path, content=b"out\n", headers=attempt.token)
         assert answer.json() == {"next_offset": 4, "truncated": False}
     assert (await api.client.get(f"/v1/tasks/{attempt.task}/logs")).content == b"out\n"
     assert len(await api.events(attempt.task, "agent.progress")) == 1
+
+
+async def _of_another_second(api: Api) -> None:
+    """Let what was told by now count as told earlier: what a second brings is one event anyway."""
+    earlier = "UPDATE events SET key = key || '-earlier' WHERE type = 'agent.progress' AND key NOT LIKE '%-earlier'"
+    async with api.database.begin("test") as connection:
+        await connection.execute(text(earlier))
 
 
 async def test_a_repeated_claim_survives_a_rotation(api: Api) -> None:

@@ -33,6 +33,7 @@ from tests.cli.stacks import CHECKOUT, StackProcess
 from tests.workflows.test_replay import GOLDEN, history
 from worker import SANDBOX, control_worker
 from workflows.gateway import Gateway
+from workflows.run_orchestrator import RunOrchestrator
 from workflows.task_runner import TaskRunner
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -168,7 +169,7 @@ async def test_a_recorded_history_replays_under_the_interceptor(name: str) -> No
     """Whether traces are on or off is no part of a history; and a replay tells nothing."""
     async with traced() as (traces, spans):
         replayer = Replayer(
-            workflows=[TaskRunner],
+            workflows=[TaskRunner, RunOrchestrator],
             workflow_runner=SANDBOX,
             data_converter=pydantic_data_converter,
             interceptors=[traces.interceptor],
