@@ -145,13 +145,19 @@ class Postgres:
         await self._execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
 
     async def drop_database(self, name: str) -> None:
-        """Drop a database and the connections to it; none of that name is fine too."""
-        await self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        """Drop a database and the connections to it; none of that name is fine too.
 
-    async def _execute(self, statement: sql.Composed) -> None:
+        `WITH (FORCE)` is refused while autovacuum works in it, whom only a superuser may end; a plain drop ends it.
+        """
+        ours = sql.SQL("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {} AND usename = user")
+        drop = sql.SQL("DROP DATABASE IF EXISTS {}")
+        await self._execute(ours.format(sql.Literal(name)), drop.format(sql.Identifier(name)))
+
+    async def _execute(self, *statements: sql.Composed) -> None:
         address = self._address(ROLE).set(drivername="postgresql").render_as_string(hide_password=False)
         async with await psycopg.AsyncConnection.connect(address, autocommit=True) as connection:
-            await connection.execute(statement)
+            for statement in statements:
+                await connection.execute(statement)
 
     def _options(self) -> list[str]:
         options = {

@@ -186,6 +186,32 @@ async def test_databases_are_made_from_a_template_and_dropped_with_their_connect
     assert await execute(server.url(), "SELECT 1 FROM pg_database WHERE datname = 'copy'") == []
 
 
+async def test_a_database_is_dropped_from_under_its_autovacuum(tmp_path: Path) -> None:
+    """It goes, although the role may not end the server's own worker in it, as `WITH (FORCE)` would have to."""
+    server = Postgres(tmp_path / "pg", fsync=False)
+    await server.start()
+    await server.stop()
+    with (tmp_path / "pg" / "data" / "postgresql.auto.conf").open("a") as configuration:
+        configuration.write(
+            "autovacuum_naptime = 1\nautovacuum_vacuum_cost_delay = 100\nautovacuum_vacuum_cost_limit = 1\n"
+        )
+    await server.start()
+    try:
+        await server.create_database("vacuumed")
+        eager = "autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0"
+        await execute(server.url("vacuumed"), f"CREATE TABLE dead (n int) WITH ({eager})")
+        await execute(server.url("vacuumed"), "INSERT INTO dead SELECT generate_series(1, 50000)")
+        await execute(server.url("vacuumed"), "DELETE FROM dead")
+        workers = "SELECT count(*)::int FROM pg_stat_activity WHERE datname = 'vacuumed' AND usename IS NULL"
+        async with asyncio.timeout(60):
+            while await execute(server.url(), workers) != [(1,)]:  # noqa: ASYNC110 - it is in another process
+                await asyncio.sleep(0.05)
+        await server.drop_database("vacuumed")
+        assert await execute(server.url(), "SELECT datname FROM pg_database WHERE datname = 'vacuumed'") == []
+    finally:
+        await server.stop()
+
+
 async def test_a_path_too_long_for_a_socket_gets_a_short_folder_that_is_removed(tmp_path: Path) -> None:
     """The socket lies elsewhere; a start after kill -9 removes the folder left behind, a stop the one in use."""
     root = tmp_path / ("deep" * 20) / "pg"
