@@ -64,7 +64,7 @@ def join(
     """Make this machine a node, until SIGTERM or until it was drained. It needs no open port."""
     from pydantic import SecretStr
 
-    import worker
+    import node
     from cli import journal
     from cli.serve import run
 
@@ -83,7 +83,7 @@ def join(
         complain("a node needs its token: --token-file, or TASKRUNNER_NODE_TOKEN; `nodes tokens create` makes one")
         raise typer.Exit(2)
     journal.configure(level=settings.log_level)
-    run(worker.run_node(settings))
+    run(node.run_node(settings))
 
 
 def _labels(given: list[str]) -> dict[str, str]:

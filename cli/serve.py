@@ -28,6 +28,7 @@ def worker(
     node_id: Annotated[str | None, typer.Option(envvar="TASKRUNNER_NODE_ID", help="This node's id.")] = None,
 ) -> None:
     """Run one worker until SIGTERM."""
+    import node
     import worker as workers
     from cli import journal
 
@@ -35,7 +36,7 @@ def worker(
     journal.configure(level=settings.log_level)
     if node_id:
         settings = settings.model_copy(update={"node_id": node_id})
-    main = {Role.CONTROL: workers.run_control, Role.NODE: workers.run_node}[role]
+    main = {Role.CONTROL: workers.run_control, Role.NODE: node.run_node}[role]
     run(main(settings))
 
 

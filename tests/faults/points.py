@@ -21,7 +21,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from domain.failpoints import AFTER, BEFORE
 
 ROOT: Final = Path(__file__).parents[2]
-FLOORS: Final = ("activities", "api", "cli", "store", "workflows", "workspaces", "worker.py")
+FLOORS: Final = ("activities", "api", "cli", "store", "workflows", "workspaces", "node.py", "worker.py")
 # By the name of the call, which of its arguments names the failpoint.
 NAMED: Final = {"begin": 0, "commit": 0, "boundary": 0, "once": 1}
 # Where a name is passed on, and not given.

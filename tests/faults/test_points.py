@@ -24,6 +24,7 @@ LOOKS = {
     ("cli/engine.py", "list_search_attributes"),
     ("cli/engine.py", "add_search_attributes"),
     ("worker.py", "connect"),
+    ("node.py", "connect"),
     ("workflows/schedule.py", "create_schedule"),  # at each start, one that is there is left
     ("cli/reconcile.py", "execute_workflow"),  # a person's command, who sees what became of it
 }
