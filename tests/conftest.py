@@ -18,8 +18,17 @@ from cli.embedded.temporal import TemporalDevServer, registration, temporal_cli
 settings.register_profile("taskrunner", deadline=None, max_examples=60)
 settings.load_profile("taskrunner")
 
+ENGINE = "TASKRUNNER_TEST_ENGINE"  # the address of a container engine
 MIGRATED = "migrated"  # the template that every module's database is copied from
 database_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def engine_address() -> str:
+    """Give the address of a container engine."""
+    if address := os.environ.get(ENGINE):
+        return address
+    pytest.skip("no container engine; `make test-containers` finds or starts one")
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +42,7 @@ async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Po
     if image := os.environ.get("TASKRUNNER_TEST_POSTGRES"):
         from tests.containers.postgres import ContainedPostgres  # noqa: PLC0415 - other runs need no engine's client
 
-        server = ContainedPostgres(folder, engine=os.environ["TASKRUNNER_TEST_ENGINE"], image=image)
+        server = ContainedPostgres(folder, engine=os.environ[ENGINE], image=image)
     await server.start()
     yield server
     await server.stop()

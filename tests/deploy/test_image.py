@@ -17,7 +17,6 @@ import pytest
 import yaml
 
 from tests.containers import images
-from tests.containers.engine import ENGINE
 from tests.containers.postgres import ContainedPostgres
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
@@ -28,13 +27,10 @@ TAG = "taskrunner-test/taskrunner:1"
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[docker.DockerClient]:
+def engine(engine_address: str) -> Iterator[docker.DockerClient]:
     """Give a client of the engine, with the image built on a base that was made here."""
-    address = os.environ.get(ENGINE)
-    if address is None:
-        pytest.skip("no container engine; `make test-containers` finds or starts one")
-    images.ensure(address, images.PYTHON)
-    with contextlib.closing(docker.DockerClient(base_url=address, timeout=1800)) as client:
+    images.ensure(engine_address, images.PYTHON)
+    with contextlib.closing(docker.DockerClient(base_url=engine_address, timeout=1800)) as client:
         # On the node's network: a proxy or a resolver of this machine is reached as this machine reaches it.
         client.images.build(
             path=str(ROOT), dockerfile="deploy/Dockerfile", tag=TAG, network_mode="host", rm=True, forcerm=True
@@ -43,11 +39,9 @@ def engine() -> Iterator[docker.DockerClient]:
 
 
 @pytest.fixture(scope="module")
-async def database(tmp_path_factory: pytest.TempPathFactory, engine: docker.DockerClient) -> AsyncIterator[str]:
+async def database(tmp_path_factory: pytest.TempPathFactory, engine_address: str) -> AsyncIterator[str]:
     """Give the URL of an empty database that a container can reach."""
-    address = os.environ[ENGINE]
-    server = ContainedPostgres(tmp_path_factory.mktemp("postgres"), engine=address, image=images.POSTGRES)
-    assert engine.ping()
+    server = ContainedPostgres(tmp_path_factory.mktemp("postgres"), engine=engine_address, image=images.POSTGRES)
     await server.start()
     yield server.url()
     await server.stop()

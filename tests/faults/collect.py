@@ -18,12 +18,14 @@ from temporalio.service import RPCError
 
 from domain.events import Event, NewEvent
 from domain.names import RUN_ORCHESTRATOR, NodeId, TaskId, workflow_id
+from domain.spec import Provider
 from store.engine import Database
 from store.models import (
     Base,
     Callback,
     EventRow,
     Ledger,
+    LogChunk,
     Node,
     Outbox,
     Run,
@@ -34,6 +36,7 @@ from store.models import (
     Waiter,
     Workspace,
 )
+from tests.containers import record
 from tests.faults.invariants.logs import out_of_order
 from tests.faults.snapshot import Created, Effect, Execution, Place, Read, Recovery, Row, SeenRun, Snapshot, Told
 from workspaces.processes import MARK
@@ -65,11 +68,12 @@ async def collect(
     client: Client | None = None,
     nodes: Mapping[NodeId, Path] | None = None,
     effects: Path | None = None,
+    engine: str | None = None,
 ) -> Snapshot:
     """Return what there is now; without a client or nodes there is nothing of them in it."""
     seen = witness or Witness()
     # Before the rows: an entry of the ledger is committed before its workspace is made.
-    there = places(nodes or {})
+    there = places(nodes or {}, engine)
     async with database.read() as connection:
 
         async def rows(table: type[Base]) -> list[Row]:
@@ -84,7 +88,7 @@ async def collect(
         ledger, workspaces, registered = await rows(Ledger), await rows(Workspace), await rows(Node)
         waiters, outbox, inbox = await rows(Waiter), await rows(Outbox), await rows(Callback)
         runs, members, intents = await rows(Run), await rows(RunMember), await rows(RunIntent)
-        run_events = await rows(RunEvent)
+        run_events, printed = await rows(RunEvent), await rows(LogChunk) if engine else []
     names = [
         workflow_id(TaskId(task), number) for task, row in tasks.items() for number in range(1, row["attempt"] + 1)
     ]
@@ -107,7 +111,7 @@ async def collect(
         created_runs=seen.created_runs,
         runs=_runs(runs, members, run_events, intents),
         orchestrators=await orchestrators(client) if client else {},
-        effects=effects_in(effects) if effects else (),
+        effects=[*(effects_in(effects) if effects else ()), *effects_printed(tasks, printed)],
         places=there,
     )
 
@@ -199,8 +203,24 @@ def effects_in(file: Path) -> list[Effect]:
     ]
 
 
-def places(nodes: Mapping[NodeId, Path]) -> list[Place]:
-    """Look at each node's disk, and for the processes of the workspaces that are there or were."""
+def effects_printed(tasks: Mapping[str, Row], chunks: Sequence[Row]) -> list[Effect]:
+    """Read the same lines in the output of containers, among others."""
+    outputs: dict[tuple[str, int], bytes] = defaultdict(bytes)
+    for chunk in sorted(chunks, key=lambda chunk: int(chunk["position"])):
+        outputs[chunk["task_id"], chunk["attempt"]] += chunk["data"]
+    found = []
+    for (task, attempt), output in outputs.items():
+        if tasks[task]["spec"].get("provider") == Provider.DOCKER:
+            lines = (line.split() for line in output.decode().splitlines() if line.startswith(f"{task} {attempt} "))
+            found += [
+                Effect(task=task, attempt=attempt, turn=int(turn), workspace=workspace, what=what)
+                for _, _, turn, workspace, what in lines
+            ]
+    return found
+
+
+def places(nodes: Mapping[NodeId, Path], engine: str | None = None) -> list[Place]:
+    """Look at each node's disk and engine, and for the processes of the workspaces that are there or were."""
     processes: dict[str, list[int]] = defaultdict(list)
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -209,10 +229,12 @@ def places(nodes: Mapping[NodeId, Path]) -> list[Place]:
                 processes[marked].append(process.pid)
     looked = []
     for node, path in nodes.items():
-        directories = _names(path / "workspaces")
-        buried = _names(path / "workspaces" / ".destroyed", folders=False)
+        roots = (path / "workspaces", path / "containers")
+        directories = frozenset[str]().union(*map(_names, roots))
+        buried = frozenset[str]().union(*(_names(root / ".destroyed", folders=False) for root in roots))
+        containers = frozenset(record.of_node(engine, node)) if engine else frozenset[str]()
         here = {workspace: pids for workspace, pids in processes.items() if workspace in directories | buried}
-        looked.append(Place(node=node, directories=directories, buried=buried, processes=here))
+        looked.append(Place(node=node, directories=directories, containers=containers, buried=buried, processes=here))
     return looked
 
 

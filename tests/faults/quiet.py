@@ -17,7 +17,9 @@ BUDGET: Final = 150.0
 async def look(stack: FaultStack, witness: Witness) -> Snapshot:
     """Take a snapshot of a whole stack."""
     nodes = {node: stack.data_dir(node) for node in stack.nodes}
-    return await collect(stack.database, witness, client=stack.client, nodes=nodes, effects=stack.effects)
+    return await collect(
+        stack.database, witness, client=stack.client, nodes=nodes, effects=stack.effects, engine=stack.engine
+    )
 
 
 async def settled(stack: FaultStack, witness: Witness, *, within: float = BUDGET) -> Snapshot:

@@ -76,10 +76,11 @@ class Effect:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """What a node has, by its own disk and its own process table; `buried` are ids that it will not make again."""
+    """What a node has, by its disk, process table and engine; `buried` are ids that it will not make again."""
 
     node: str
     directories: frozenset[str] = frozenset()
+    containers: frozenset[str] = frozenset()
     buried: frozenset[str] = frozenset()
     processes: Mapping[str, Sequence[int]] = field(default_factory=dict)
 

@@ -136,10 +136,12 @@ class FaultStack:
         nodes: int = 1,
         apis: int = 1,
         slots: int = 4,
+        engine: str | None = None,
         more: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         """Set up, not start; `more` goes into the environments of the processes that it names."""
         self.folder = folder
+        self.engine = engine
         self._more = more or {}
         self.armoury = Armoury(folder / "faults")
         self.postgres = Postgres(folder / "postgres", fsync=False)

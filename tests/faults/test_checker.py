@@ -11,8 +11,10 @@ from domain.events import Event, EventSource, EventType, NewEvent, fold
 from domain.lifecycle import Step
 from domain.names import TaskId
 from domain.run_events import fold as fold_run
+from tests.containers import record
 from tests.faults.checker import INVARIANTS, check, name_of
 from tests.faults.snapshot import Created, Effect, Execution, Place, Read, Recovery, SeenRun, Snapshot, Told
+from workspaces import container
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TASK, SPACE, RUN = "task", "space", "r"
@@ -201,6 +203,8 @@ WRONG: dict[str, tuple[int, dict[str, Any]]] = {
     "an intent that is over": (7, {"outbox": [{"task_id": TASK, "attempt": 1, "kind": "start"}]}),
     "an undelivered callback": (7, {"inbox": [inbox(kind="ready", delivered_at=None)]}),
     "a directory": (7, {"places": [Place(node="n", directories=frozenset({SPACE}))]}),
+    "a container": (7, {"places": [Place(node="n", containers=frozenset({SPACE}))]}),
+    "a container of nobody": (7, {"places": [Place(node="n", containers=frozenset({"x"}))]}),
     "a directory of nobody": (7, {"places": [Place(node="n", directories=frozenset({"x"}))]}),
     "a process": (7, {"places": [Place(node="n", processes={SPACE: [1]})]}),
     "a grave of nobody": (7, {"places": [Place(node="n", buried=frozenset({"x"}))]}),
@@ -227,3 +231,25 @@ def test_a_forced_end_was_terminated() -> None:
     forced = replace(whole(), logs={TASK: [*LOG[:-1], last]})
     assert check(forced)[name_of(4)]
     assert not check(replace(forced, executions=execution(status="TERMINATED")))[name_of(4)]
+
+
+def engine_said(action: str, when: int, workspace: str, execution: str = "") -> Mapping[str, Any]:
+    """Return an event of an engine."""
+    labels = {container.TASK: TASK, container.WORKSPACE: workspace, "execID": execution}
+    return {"Action": action, "timeNano": when, "Actor": {"Attributes": labels}}
+
+
+@pytest.mark.parametrize(
+    ("end", "found"),
+    [
+        (engine_said("exec_die", 2, "a", "1"), 0),
+        (engine_said("die", 2, "a"), 0),
+        (engine_said("exec_die", 4, "a", "1"), 1),
+        (engine_said("exec_die", 2, "a", "a preparation's"), 1),
+    ],
+)
+def test_two_agents_at_once_are_found_in_an_engines_record(end: Mapping[str, Any], found: int) -> None:
+    """The second one may begin when the first has ended, or its container has; what else ended is no end of it."""
+    agent = "exec_start: python3 program agent control turn-1"
+    events = [engine_said(agent, 1, "a", "1"), end, engine_said(agent, 3, "b", "2"), engine_said("die", 5, "a")]
+    assert len(list(record.doubles(events))) == found

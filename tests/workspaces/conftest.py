@@ -16,7 +16,6 @@ from domain.messages import AgentExit, AgentOrder, AgentStarted, WorkspaceOrder
 from domain.names import TaskId, WorkspaceId
 from domain.spec import TaskSpec
 from tests.containers import images
-from tests.containers.engine import ENGINE
 from tests.workspaces.recording import RecordingApi, Request
 from workspaces import processes
 from workspaces.hosted import HostedProvider
@@ -156,14 +155,6 @@ class ContainerBench(Bench):
     async def facts(self) -> dict[str, Any]:
         """Give what the engine says of the container."""
         return dict((await self.client.containers.get(self.order.workspace_id))._container)
-
-
-@pytest.fixture(scope="session")
-def engine_address() -> str:
-    """Give the address of a container engine."""
-    if address := os.environ.get(ENGINE):
-        return address
-    pytest.skip("no container engine; `make test-containers` finds or starts one")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ def once(snapshot: Snapshot) -> Iterator[str]:
             yield f"{task}, attempt {attempt}: an agent began while another one lived"
         elif count > 1:
             yield f"{task}, attempt {attempt}, turn {turn}: {what} took place {count} times"
-    for task, attempt, turn in _local_ends(snapshot):
+    for task, attempt, turn in _ends_of_ours(snapshot):
         if counts[task, attempt, turn, "start"] == 0:
             yield f"{task}, attempt {attempt}: the log says that the agent ended, and it never began"
     for execution in snapshot.executions.values():
@@ -27,10 +27,10 @@ def once(snapshot: Snapshot) -> Iterator[str]:
             yield f"{execution.workflow_id} was started {execution.runs} times"
 
 
-def _local_ends(snapshot: Snapshot) -> Iterator[tuple[str, int, int]]:
-    """Give the turns of local agents that ended with an exit code of their own."""
+def _ends_of_ours(snapshot: Snapshot) -> Iterator[tuple[str, int, int]]:
+    """Give the turns of agents on our nodes that ended with an exit code of their own."""
     for task, row in snapshot.tasks.items():
-        if row["spec"].get("provider", Provider.LOCAL) != Provider.LOCAL:
+        if row["spec"].get("provider", Provider.LOCAL) == Provider.EXTERNAL:
             continue
         for event in snapshot.logs.get(task, ()):
             told = event.type is EventType.AGENT_FINISHED and event.data.get("exit_code") is not None

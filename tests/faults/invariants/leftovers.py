@@ -93,7 +93,7 @@ def _places(snapshot: Snapshot) -> Iterator[str]:
     tags = {entry["tag"] for entry in snapshot.ledger if entry["kind"] == "workspace"}
     needed = {entry["tag"] for entry in snapshot.ledger if entry["state"] != "released"}
     for place in snapshot.places:
-        for workspace in sorted(place.directories | set(place.processes)):
+        for workspace in sorted(place.directories | place.containers | set(place.processes)):
             if workspace not in tags:
                 yield f"{place.node} has {workspace}, of which the ledger knows nothing"
             elif workspace not in needed:
