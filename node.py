@@ -15,7 +15,7 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from activities.failures import FailureInterceptor
-from activities.membership import Membership, facts
+from activities.membership import Membership, NotJoined, facts
 from activities.node import NodeWork
 from activities.pulse import PulseInterceptor
 from domain.names import NodeId, node_queue, supervise_queue
@@ -26,6 +26,7 @@ from telemetry.lines import LinesInterceptor
 from telemetry.traces import tracing
 from worker import GRACE, connect, counted, until_told
 from workflows.ports import NodeActivities
+from workspaces.home import HomeTakenError, held
 from workspaces.local import LocalProvider, base_environment
 from workspaces.provider import WorkspaceProvider
 from workspaces.secrets import Secrets
@@ -69,15 +70,17 @@ def node_workers(client: Client, node: NodeActivities, node_id: NodeId, *, slots
 async def run_node(settings: Settings) -> None:
     """Join: register with the API, which says where Temporal is, then do a node's work until SIGTERM, or until gone.
 
-    The node needs Temporal and the API, no open port and no database. Raises NotJoined when the API refuses it.
+    The node needs Temporal and the API, no open port and no database. Raises NotJoined when the API refuses it, or it
+    cannot have its folder to itself.
     """
     async with (
+        _housed(settings) as home,
         counted(settings) as counting,
         tracing("taskrunner-node") as traces,
         httpx2.AsyncClient(timeout=API_LIMIT) as http,
     ):
         token = settings.node_token.get_secret_value()
-        membership = Membership(http, url=settings.public_url, token=token, told=_of_node(settings))
+        membership = Membership(http, url=settings.public_url, token=token, told=_of_node(settings, home))
         known = payload_keys(settings.payload_keys.get_secret_value())
         told, joining = asyncio.create_task(until_told()), asyncio.create_task(membership.join(payload_keys=known))
         await asyncio.wait([told, joining], return_when=asyncio.FIRST_COMPLETED)
@@ -94,7 +97,9 @@ async def run_node(settings: Settings) -> None:
         )
         node_id = membership.node_id
         async with contextlib.AsyncExitStack() as stack:
-            providers = await stack.enter_async_context(node_providers(settings, node_id))
+            providers = await stack.enter_async_context(
+                node_providers(settings, node_id, heartbeat=membership.heartbeat)
+            )
             node = NodeWork(providers, client=http, token=token)
             for worker in node_workers(client, node, node_id, slots=settings.node_slots):
                 await stack.enter_async_context(worker)
@@ -115,10 +120,24 @@ async def run_node(settings: Settings) -> None:
             log.info("worker.stopping", role="node", node=node_id)
 
 
-def _of_node(settings: Settings) -> dict[str, Any]:
+@asynccontextmanager
+async def _housed(settings: Settings) -> AsyncIterator[str]:
+    """Hold the node's folder, and give its id. Raises NotJoined."""
+    with contextlib.ExitStack() as stack:
+        try:
+            home = stack.enter_context(held(settings.data_dir))
+        except HomeTakenError as taken:
+            raise NotJoined(str(taken)) from None
+        except OSError as error:
+            raise NotJoined(f"this node cannot write into {settings.data_dir}: {error.strerror}") from None
+        yield home
+
+
+def _of_node(settings: Settings, home: str) -> dict[str, Any]:
     """Return what a node tells of itself; without an id it is the one whose token it has."""
     named = {"id": settings.node_id} if settings.node_id else {}
     return named | {
+        "home": home,
         "slots": settings.node_slots,
         "labels": settings.node_labels,
         "facts": facts(settings.node_providers),
@@ -126,18 +145,24 @@ def _of_node(settings: Settings) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def node_providers(settings: Settings, node_id: NodeId) -> AsyncIterator[dict[str, WorkspaceProvider]]:
-    """Give the providers of a node by name. Raises RuntimeError for one that cannot work here."""
+async def node_providers(
+    settings: Settings, node_id: NodeId, *, heartbeat: timedelta
+) -> AsyncIterator[dict[str, WorkspaceProvider]]:
+    """Give the providers of a node by name. Raises RuntimeError for one that cannot work here.
+
+    `heartbeat` is the API's, as the lease is that a workspace has to keep by it.
+    """
     providers: dict[str, WorkspaceProvider] = {}
     async with contextlib.AsyncExitStack() as stack:
         if Provider.LOCAL in settings.node_providers:
-            providers[Provider.LOCAL] = local_provider(settings)
+            providers[Provider.LOCAL] = local_provider(settings, heartbeat=heartbeat)
         if Provider.DOCKER in settings.node_providers:
-            providers[Provider.DOCKER] = await stack.enter_async_context(docker_provider(settings, node_id))
+            docker = docker_provider(settings, node_id, heartbeat=heartbeat)
+            providers[Provider.DOCKER] = await stack.enter_async_context(docker)
         yield providers
 
 
-def local_provider(settings: Settings) -> LocalProvider:
+def local_provider(settings: Settings, *, heartbeat: timedelta) -> LocalProvider:
     """Return the provider of workspaces that are directories and processes of this machine."""
     return LocalProvider(
         settings.data_dir / "workspaces",
@@ -145,13 +170,15 @@ def local_provider(settings: Settings) -> LocalProvider:
         secrets=Secrets(file=settings.node_secrets_file, environment=os.environ),
         presets=settings.node_presets,
         allow_file_urls=settings.node_allow_file_urls,
-        heartbeat=settings.supervision.heartbeat,
+        heartbeat=heartbeat,
         certificates={name: os.environ[name] for name in CERTIFICATES if name in os.environ},
     )
 
 
 @asynccontextmanager
-async def docker_provider(settings: Settings, node_id: NodeId) -> AsyncIterator[WorkspaceProvider]:
+async def docker_provider(
+    settings: Settings, node_id: NodeId, *, heartbeat: timedelta
+) -> AsyncIterator[WorkspaceProvider]:
     """Give the provider of workspaces that are containers of this machine's engine."""
     if os.geteuid():
         raise RuntimeError("a node with containers must be root: it mounts their disks")
@@ -168,6 +195,6 @@ async def docker_provider(settings: Settings, node_id: NodeId) -> AsyncIterator[
             environment={name: os.environ[name] for name in settings.node_pass_env if name in os.environ},
             secrets=Secrets(file=settings.node_secrets_file, environment=os.environ),
             presets=settings.node_presets,
-            heartbeat=settings.supervision.heartbeat,
+            heartbeat=heartbeat,
             certificates={name: os.environ[name] for name in CERTIFICATES if name in os.environ},
         )

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import platform
+import re
 import socket
 from collections.abc import Container, Iterable, Mapping
 from datetime import timedelta
@@ -30,7 +31,10 @@ AGAIN: Final = timedelta(seconds=1)
 # How often a node that drains looks whether it has become empty.
 LOOK: Final = timedelta(milliseconds=500)
 MOST: Final = 10_000  # workspaces that one report tells of
-UNAUTHORIZED, NOT_FOUND = 401, 404
+UNAUTHORIZED, NOT_FOUND, CONFLICT = 401, 404, 409
+TOKEN: Final = re.compile(r"[!-~]+")  # what a header takes
+SCHEMES: Final = frozenset({"http", "https"})
+LAST_PORT: Final = 65_535
 
 
 class Away(Exception):  # noqa: N818 - a fact
@@ -40,8 +44,8 @@ class Away(Exception):  # noqa: N818 - a fact
 class Refused(Exception):  # noqa: N818 - a fact
     """The API will not have this node do that."""
 
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(f"{status} {text[:500]}")
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"{status} {reason}")
         self.status = status
 
 
@@ -66,20 +70,36 @@ class Membership:
 
     def __init__(self, client: httpx2.AsyncClient, *, url: str, token: str, told: Mapping[str, Any]) -> None:
         self._client = client
+        self._address = url
+        self._token = token
         self._url = f"{url}/v1/nodes"
         self._headers = {"Authorization": f"Bearer {token}"}
         self._told = dict(told)
+        # By which the API tells this machine from another one that has the same token.
+        self._home = {"home": told["home"]} if "home" in told else {}
         self._period = AGAIN
         self.node_id = NodeId("")
         self.draining = False
         self.in_service = asyncio.Event()
 
+    @property
+    def heartbeat(self) -> timedelta:
+        """How often this node, and each of its workspaces, is to be heard, by the word of the API."""
+        return self._period
+
     async def join(self, *, payload_keys: Container[str]) -> Mapping[str, str]:
-        """Register, and return where Temporal is. Raises NotJoined when the API refuses it, or a key is missing."""
+        """Register, and return where Temporal is.
+
+        Raises NotJoined when the API refuses it, a key is missing, or the address or the token can be none.
+        """
+        if not TOKEN.fullmatch(self._token):
+            raise NotJoined("this is no node's token; `taskrunner nodes tokens create NODE` makes one")
+        if not _reachable(self._address):
+            raise NotJoined(f"{self._address!r} is no API's address; it begins with http:// or https:// and a host")
         try:
             temporal: dict[str, str | None] = (await self.register())["temporal"]
         except Refused as refused:
-            raise NotJoined(f"the API at {self._url} refused this node: {refused}") from None
+            raise NotJoined(f"the API at {self._address} refused this node: {refused}") from None
         wanted = temporal.pop("payload_key")
         if wanted is not None and wanted not in payload_keys:
             raise NotJoined(
@@ -109,7 +129,7 @@ class Membership:
         found = await node.list_workspaces(ListOrder(limit=MOST))
         ids = [workspace for each in found for workspace in each.workspace_ids][:MOST]
         with boundary("api.report"):
-            answer = await self._call(f"/{self.node_id}/ready", {"workspaces": ids})
+            answer = await self._call(f"/{self.node_id}/ready", {"workspaces": ids} | self._home)
         not_own = set(answer["not_own"])
         for each in found:
             for workspace in not_own.intersection(each.workspace_ids):
@@ -123,7 +143,8 @@ class Membership:
         """Report in, then be heard until this node is gone: as often as it was told, and at once when it was not heard.
 
         Who was taken for lost, or is not known, says anew who it is and what it has. Whose token is refused goes on
-        with the tasks that it has, and says so in its log: it gets no others, and is lost after a while.
+        with the tasks that it has, and says so in its log: it gets no others, and is lost after a while. Raises
+        NotJoined when another machine has joined in its stead.
         """
         known, wanted = True, True
         while True:
@@ -146,6 +167,8 @@ class Membership:
                 log.warning("node.api_unreachable", error=str(away))
                 pause = min(AGAIN, self._period)
             except Refused as refused:
+                if refused.status == CONFLICT:
+                    raise NotJoined(f"the API at {self._address} refused this node: {refused}") from None
                 told = "node.token_refused" if refused.status == UNAUTHORIZED else "node.refused"
                 log.warning(told, node=self.node_id, error=str(refused))
                 known = refused.status != NOT_FOUND
@@ -172,7 +195,7 @@ class Membership:
     async def _beat(self) -> NodeStatus:
         measured = {"cpu": psutil.cpu_percent() / 100, "memory": psutil.virtual_memory().percent / 100}
         with boundary("api.beat"):
-            answer = await self._call(f"/{self.node_id}/heartbeat", measured)
+            answer = await self._call(f"/{self.node_id}/heartbeat", measured | self._home)
         return NodeStatus(answer["status"])
 
     async def _call(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,6 +207,34 @@ class Membership:
             raise Away(str(error) or type(error).__name__) from error
         if answer.status_code >= SERVER_ERRORS or answer.status_code in TRANSIENT_STATUSES:
             raise Away(f"status {answer.status_code}")
+        told = _object(answer)
         if not answer.is_success:
-            raise Refused(answer.status_code, answer.text)
-        return dict(answer.json())
+            raise Refused(answer.status_code, _reason(answer, told))
+        if told is None or "id" not in told:
+            raise Refused(answer.status_code, "is no answer of a Taskrunner API")
+        return told
+
+
+def _reachable(address: str) -> bool:
+    """Say whether this can be the address of an API at all: what cannot is not tried again and again."""
+    try:
+        url = httpx2.URL(address)
+    except httpx2.InvalidURL:
+        return False
+    return url.scheme in SCHEMES and bool(url.host) and (url.port or 0) <= LAST_PORT
+
+
+def _object(answer: httpx2.Response) -> dict[str, Any] | None:
+    try:
+        told = answer.json()
+    except ValueError:
+        return None
+    return told if isinstance(told, dict) else None
+
+
+def _reason(answer: httpx2.Response, told: Mapping[str, Any] | None) -> str:
+    """Return what a problem (RFC 9457) says, in one line; of what is none, the status in words."""
+    if not told or "title" not in told:
+        return answer.reason_phrase
+    title, detail = str(told["title"]), str(told.get("detail") or "")
+    return f"{title}: {detail}" if detail and detail != title else title

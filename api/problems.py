@@ -46,6 +46,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "method_not_allowed": Kind(405, "This address has no such method"),
     "already_ended": Kind(409, "The task or run has ended"),
     "node_lost": Kind(409, "Nobody hears the node, or knows what is on it"),
+    "node_elsewhere": Kind(409, "Another machine has joined as this node"),
     "webhook_disabled": Kind(409, "The webhook's receiver has gone: make a new one"),
     "webhooks_off": Kind(409, "No key is configured that signs webhooks (TASKRUNNER_WEBHOOK_KEYS)"),
     "not_ended": Kind(409, "The task or run has not ended"),

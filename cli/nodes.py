@@ -88,8 +88,8 @@ def join(
 
 def _labels(given: list[str]) -> dict[str, str]:
     pairs = [each.partition("=") for each in given]
-    if wrong := [name for name, sign, _ in pairs if not (name and sign)]:
-        complain(f"a label is NAME=VALUE: {', '.join(wrong)}")
+    if wrong := ["".join(pair) for pair in pairs if not all(pair[:2])]:
+        complain(f"a label is NAME=VALUE, which this is not: {', '.join(map(repr, wrong))}")
         raise typer.Exit(2)
     return {name: value for name, _, value in pairs}
 
@@ -97,8 +97,8 @@ def _labels(given: list[str]) -> dict[str, str]:
 def _read(file: Path) -> str:
     try:
         return file.read_text().strip()
-    except OSError as error:
-        complain(f"{file}: {error.strerror}")
+    except (OSError, UnicodeDecodeError) as error:
+        complain(f"{file}: {error.strerror if isinstance(error, OSError) else 'this is no text, and so no token'}")
         raise typer.Exit(2) from None
 
 

@@ -24,10 +24,11 @@ _SHOWN: Final = (
     Node.last_heartbeat_at,
 )
 _REGISTER: Final = text("""
-INSERT INTO nodes AS n (id, status, slots, labels, facts)
-VALUES (:id, 'provisioning', :slots, CAST(:labels AS jsonb), CAST(:facts AS jsonb))
+INSERT INTO nodes AS n (id, status, slots, labels, facts, home)
+VALUES (:id, 'provisioning', :slots, CAST(:labels AS jsonb), CAST(:facts AS jsonb), :home)
 ON CONFLICT (id) DO UPDATE SET slots = excluded.slots, labels = excluded.labels, facts = excluded.facts,
-  status = CASE WHEN n.status = 'gone' THEN 'provisioning' ELSE n.status END
+  home = coalesce(excluded.home, n.home), status = CASE WHEN n.status = 'gone' THEN 'provisioning' ELSE n.status END
+WHERE n.home IS NULL OR excluded.home IS NULL OR n.home = excluded.home OR n.status IN ('provisioning', 'lost', 'gone')
 RETURNING n.xmax = 0
 """)
 # The row's lock comes first: an attempt that enters the wait for this node holds it while it looks.
@@ -66,16 +67,25 @@ WHERE l.tag = ANY(:ids) AND l.node_id = :id AND (
 
 
 async def register(
-    connection: AsyncConnection, *, node: NodeId, slots: int, labels: str, facts: str
-) -> tuple[bool, dict[str, Any]]:
+    connection: AsyncConnection, *, node: NodeId, slots: int, labels: str, facts: str, home: str | None = None
+) -> tuple[bool, dict[str, Any]] | None:
     """Make a node or renew what is known of it; returns whether it is new, and its row. Its slots stay as used.
 
-    What is new and free of a node that works is granted to those who wait.
+    What is new and free of a node that works is granted to those who wait. None, and nothing changes, while the node
+    is another machine than `home`, which reports in: both would take its work from the same queues.
     """
-    parameters = {"id": node, "slots": slots, "labels": labels, "facts": facts}
-    new = bool((await connection.execute(_REGISTER, parameters)).scalar_one())
+    parameters = {"id": node, "slots": slots, "labels": labels, "facts": facts, "home": home}
+    new = (await connection.execute(_REGISTER, parameters)).scalar_one_or_none()
+    if new is None:
+        return None
     await connection.execute(_GRANT, {"id": node})
-    return new, dict(await _get(connection, node))
+    return bool(new), dict(await _get(connection, node))
+
+
+async def elsewhere(connection: AsyncConnection, node: NodeId, *, home: str) -> bool:
+    """Return whether a node is known to be another machine than this one."""
+    known = await connection.execute(select(Node.home).where(Node.id == node))
+    return known.scalar_one_or_none() not in {None, home}
 
 
 async def report(connection: AsyncConnection, node: NodeId) -> dict[str, Any] | None:

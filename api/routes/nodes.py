@@ -1,7 +1,7 @@
 """`/v1/nodes`: the machines that host workspaces. They serve all projects."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,6 +18,8 @@ from domain.lifecycle import NodeStatus
 from domain.names import NodeId, WorkspaceId
 from domain.rotation import payload_keys
 from store import nodes
+
+ELSEWHERE: Final = "give this one a node and a token of its own, or end the other one; a lost one does not count"
 
 router = APIRouter(prefix="/v1/nodes", tags=["nodes"])
 
@@ -50,15 +52,23 @@ async def register(
     if node_id is None:
         raise Problem("invalid", "only a node's own token names the node by itself", errors=[("id", "is missing")])
     _own(caller, node_id)
+    if node.home is not None and caller.node_id is None:
+        raise Problem(
+            "forbidden", "a machine joins by a token of its own (`taskrunner nodes tokens create`), by no key"
+        )
 
     async def work(connection: AsyncConnection) -> Done:
-        new, row = await nodes.register(
+        registered = await nodes.register(
             connection,
             node=NodeId(node_id),
+            home=node.home,
             slots=node.slots,
             labels=json.dumps(node.labels),
             facts=json.dumps(node.facts),
         )
+        if registered is None:
+            raise Problem("node_elsewhere", ELSEWHERE)
+        new, row = registered
         return Done(status=201 if new else 200, content=represent(row) | _told(ctx))
 
     return await once(ctx, "nodes.register", project=caller.project, key=key, digest=body.digest, work=work)
@@ -82,6 +92,7 @@ async def ready(
     found = [WorkspaceId(workspace) for workspace in body.value.workspaces]
 
     async def work(connection: AsyncConnection) -> Done:
+        await _at_home(connection, node_id, body.value.home)
         row = await nodes.report(connection, NodeId(node_id))
         if row is None:
             raise Problem("not_found")
@@ -107,6 +118,7 @@ async def heartbeat(
     _own(caller, node_id)
     cpu, memory = body.value.cpu, body.value.memory
     async with ctx.database.begin("nodes.beat") as connection:
+        await _at_home(connection, node_id, body.value.home)
         load = ctx.settings.placement.load(cpu=cpu, memory=memory)
         row = await nodes.beat(connection, NodeId(node_id), cpu=cpu, memory=memory, load=load)
     if row is None:
@@ -146,6 +158,12 @@ def _own(caller: Caller, node: str) -> None:
     """Refuse a node's token for another node."""
     if caller.node_id is not None and caller.node_id != node:
         raise Problem("forbidden", "this token belongs to another node")
+
+
+async def _at_home(connection: AsyncConnection, node: str, home: str | None) -> None:
+    """Refuse a machine in whose stead another one has joined."""
+    if home is not None and await nodes.elsewhere(connection, NodeId(node), home=home):
+        raise Problem("node_elsewhere", ELSEWHERE)
 
 
 def _told(ctx: Context) -> dict[str, Any]:

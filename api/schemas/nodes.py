@@ -10,6 +10,12 @@ from api.schemas.times import rfc3339
 from domain.lifecycle import NodeStatus
 from domain.spec import Body, Label, LabelValue
 
+Home = Annotated[
+    str | None,
+    StringConstraints(min_length=1, max_length=64),
+    Field(description="The machine, by an id that it keeps: a node is one machine at a time."),
+]
+
 
 class NodeBody(Body):
     """A machine that hosts workspaces. Without an `id` it is the node whose token this is."""
@@ -18,12 +24,14 @@ class NodeBody(Body):
     slots: Annotated[int, Field(ge=0, le=10_000)]
     labels: dict[Label, LabelValue] = Field(default_factory=dict, max_length=32)
     facts: dict[str, JsonValue] = Field(default_factory=dict, max_length=64)
+    home: Home = None
 
 
 class ReportBody(Body):
     """What a node tells when it reports in: the ids of the workspaces that it has."""
 
     workspaces: list[Annotated[str, StringConstraints(max_length=128)]] = Field(default_factory=list, max_length=10_000)
+    home: Home = None
 
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -34,6 +42,7 @@ class BeatBody(Body):
 
     cpu: Share | None = None
     memory: Share | None = None
+    home: Home = None
 
 
 class DrainBody(Body):

@@ -219,6 +219,17 @@ async def test_a_revoked_token_is_told_in_the_nodes_log(joined: Joined) -> None:
     assert joined.token not in str(lines)
 
 
+async def test_a_machine_in_whose_stead_another_one_has_joined_ends(joined: Joined) -> None:
+    """NotJoined by its next heartbeat: two that take work from the same queues would each miss half of it."""
+    joined.membership._home = {"home": "first"}
+    async with joined.kept() as keeping:
+        async with joined.api.database.begin("test") as connection:
+            await connection.execute(text("UPDATE nodes SET home = 'second' WHERE id = :id"), {"id": joined.id})
+        with pytest.raises(NotJoined, match="409 Another machine has joined as this node"):
+            async with asyncio.timeout(60):
+                await keeping
+
+
 @pytest.mark.parametrize("what", ["an unknown token", "a foreign id", "a missing payload key"])
 async def test_a_node_that_is_not_let_in_says_why(joined: Joined, what: str) -> None:
     """NotJoined with the status or the key's id, and never with the token."""

@@ -99,6 +99,47 @@ async def test_a_lost_node_is_drained_only_by_saying_that_it_is_gone(api: Api) -
     assert (gone.status_code, gone.json()["status"]) == (200, "gone")
 
 
+async def test_a_node_is_one_machine_at_a_time(api: Api) -> None:
+    """409 node_elsewhere for the second machine with its token, and nothing of the node is changed."""
+    own = await api.key(Scope.NODES_WRITE, node="node-10")
+    first, second = {"slots": 1, "home": "first"}, {"slots": 7, "home": "second"}
+    assert (await api.client.post("/v1/nodes", json=first, headers=own)).status_code == 201
+    assert (await api.client.post("/v1/nodes/node-10/ready", json={"home": "first"}, headers=own)).status_code == 200
+    for path, body in (
+        ("", second),
+        ("/node-10/ready", {"home": "second"}),
+        ("/node-10/heartbeat", {"home": "second"}),
+    ):
+        refused = await api.client.post(f"/v1/nodes{path}", json=body, headers=own)
+        assert (refused.status_code, refused.json()["code"]) == (409, "node_elsewhere")
+    assert (await api.client.post("/v1/nodes", json=first, headers=own)).json()["slots"] == 1
+    assert (await api.client.post("/v1/nodes/node-10/heartbeat", headers=own)).status_code == 200
+
+
+@pytest.mark.parametrize(("status", "by"), [("provisioning", ()), ("lost", ("ready", "lost")), ("gone", ("gone",))])
+async def test_another_machine_may_take_the_place_of_one_that_is_away(
+    api: Api, status: str, by: tuple[str, ...]
+) -> None:
+    """200; and whoever was there before is told 409 node_elsewhere with its next heartbeat."""
+    node = f"node-11-{status}"
+    own = await api.key(Scope.NODES_WRITE, node=node)
+    await api.client.post("/v1/nodes", json={"slots": 1, "home": "first"}, headers=own)
+    async with api.database.begin("test") as connection:
+        for each in by:
+            await connection.execute(update(Node).where(Node.id == node).values(status=each))
+    taken = await api.client.post("/v1/nodes", json={"slots": 1, "home": "second"}, headers=own)
+    assert (taken.status_code, taken.json()["id"]) == (200, node)
+    refused = await api.client.post(f"/v1/nodes/{node}/heartbeat", json={"home": "first"}, headers=own)
+    assert (refused.status_code, refused.json()["code"]) == (409, "node_elsewhere")
+
+
+async def test_no_machine_joins_by_a_key(api: Api) -> None:
+    """403 for an admin's: it opens no callback token, so each task that such a node got would fail."""
+    refused = await api.client.post("/v1/nodes", json={"id": "node-12", "slots": 1, "home": "first"})
+    assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+    assert "nodes tokens create" in refused.json()["detail"]
+
+
 @pytest.mark.parametrize("body", [{"cpu": 1.5}, {"memory": -0.1}, {"cpu": "x"}, {"load": 1}])
 async def test_a_heartbeat_of_nonsense_is_refused(api: Api, body: dict[str, object]) -> None:
     """422."""
