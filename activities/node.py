@@ -185,7 +185,8 @@ def _files() -> Iterator[None]:
 
 def _refused(status: int, url: str) -> Failure:
     what = url.rpartition("/")[2]
-    transient = status >= SERVER_ERRORS or status in TRANSIENT_STATUSES
+    # A token that was revoked is the node's affair: another attempt has another node.
+    transient = status >= SERVER_ERRORS or status in TRANSIENT_STATUSES | {401}
     guidance = {
         401: "The node's token was revoked or is none: give it another one (`taskrunner nodes tokens create`).",
         403: "The node's token is another node's, or no node's: `taskrunner nodes tokens create` makes one.",

@@ -151,7 +151,7 @@ def revoke(
     *,
     data_dir: DataDirOption = DEFAULT,
 ) -> None:
-    """Make a token useless from now on: its node gets no more tasks, and is lost after a while."""
+    """Make a token useless from now on. With its last token a node gets no more tasks, and is lost after a while."""
     with connect(data_dir) as remote:
         remote.delete(f"/v1/keys/{token_id}")
     console().print(f"revoked {escape(token_id)}")

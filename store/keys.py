@@ -68,12 +68,20 @@ async def page(
     return [dict(row) for row in rows]
 
 
-async def revoke(connection: AsyncConnection, project: ProjectId, key: str) -> bytes | None:
-    """Revoke a key and return its hash; None for no such key. Once revoked it stays as it is."""
+async def revoke(connection: AsyncConnection, project: ProjectId, key: str) -> tuple[bytes, NodeId | None] | None:
+    """Revoke a key and return its hash, and the node whose last token it was; None for no such key.
+
+    Once revoked it stays as it is.
+    """
     statement = (
         update(ApiKey)
         .where(ApiKey.id == key, ApiKey.project == project)
         .values(revoked_at=func.coalesce(ApiKey.revoked_at, func.clock_timestamp()))
-        .returning(ApiKey.sha256)
+        .returning(ApiKey.sha256, ApiKey.node_id)
     )
-    return (await connection.execute(statement)).scalar_one_or_none()
+    row = (await connection.execute(statement)).one_or_none()
+    if row is None:
+        return None
+    others = select(ApiKey.id).where(ApiKey.node_id == row.node_id, ApiKey.revoked_at.is_(None)).limit(1)
+    left = row.node_id is not None and (await connection.execute(others)).first() is None
+    return row.sha256, NodeId(row.node_id) if left else None

@@ -14,7 +14,7 @@ from api.problems import Problem
 from api.schemas.keys import KeyBody, KeyOut, NewKeyOut, represent
 from api.schemas.pages import Limit, Page, Position, page_of
 from domain.names import DEFAULT_PROJECT, NodeId, ProjectId
-from store import keys
+from store import keys, nodes
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
 
@@ -62,10 +62,16 @@ async def create(
 
 @router.delete("/{key_id}", status_code=204, summary="Revoke a key")
 async def revoke(ctx: Ctx, caller: Admin, key_id: str) -> Response:
-    """Refuse it from now on: here at once, in other API processes within three seconds."""
+    """Refuse it from now on: here at once, in other API processes within three seconds.
+
+    A node whose last token it was could make no workspace: it drains.
+    """
     async with ctx.database.commit("keys.revoke") as connection:
-        sha256 = await keys.revoke(connection, caller.project, key_id)
-    if sha256 is None:
-        raise Problem("not_found")
+        revoked = await keys.revoke(connection, caller.project, key_id)
+        if revoked is None:
+            raise Problem("not_found")
+        sha256, node = revoked
+        if node is not None:
+            await nodes.drain(connection, node)
     ctx.keys.forget(sha256)
     return Response(status_code=204)

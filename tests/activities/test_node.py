@@ -132,7 +132,7 @@ async def test_bad_input_is_refused_before_a_token_is_asked_for(work: NodeWork, 
 
 
 @pytest.mark.parametrize(
-    ("status", "transient"), [(500, True), (503, True), (429, True), (401, False), (403, False), (404, False)]
+    ("status", "transient"), [(500, True), (503, True), (429, True), (401, True), (403, False), (404, False)]
 )
 async def test_refused_token_fails_the_creation(
     work: NodeWork,
@@ -140,7 +140,7 @@ async def test_refused_token_fails_the_creation(
     status: int,
     transient: bool,  # noqa: FBT001
 ) -> None:
-    """5xx and 429 may pass, the rest does not; the message holds the status and no key."""
+    """5xx and 429 may pass, and after a 401 another node may do it; the rest does not. No key is in the message."""
     api.rule = lambda _: status
     with pytest.raises(Failure, match=str(status)) as caught:
         await ActivityEnvironment().run(work.create_workspace, ordered(api))

@@ -133,6 +133,25 @@ async def test_another_machine_may_take_the_place_of_one_that_is_away(
     assert (refused.status_code, refused.json()["code"]) == (409, "node_elsewhere")
 
 
+@pytest.mark.parametrize(("used", "status"), [(0, "gone"), (1, "draining")])
+async def test_a_node_without_a_token_gets_no_more_tasks(api: Api, used: int, status: str) -> None:
+    """It drains with its last token, and not before: it could make no workspace, and each task of it would fail."""
+    operator, node = await api.key(Scope.ADMIN), f"node-13-{used}"
+    tokens = []
+    for _ in range(2):
+        body = {"name": node, "scopes": ["nodes:write"], "node_id": node}
+        tokens.append((await api.client.post("/v1/keys", json=body, headers=operator)).json())
+    own = {"Authorization": f"Bearer {tokens[1]['key']}"}
+    await api.client.post("/v1/nodes", json={"slots": 1}, headers=own)
+    await api.client.post(f"/v1/nodes/{node}/ready", headers=own)
+    async with api.database.begin("test") as connection:
+        await connection.execute(update(Node).where(Node.id == node).values(used=used))
+    for token, then in zip(tokens, ("ready", status), strict=True):
+        assert (await api.client.delete(f"/v1/keys/{token['id']}", headers=operator)).status_code == 204
+        async with api.database.read() as connection:
+            assert (await connection.execute(select(Node.status).where(Node.id == node))).scalar_one() == then
+
+
 async def test_no_machine_joins_by_a_key(api: Api) -> None:
     """403 for an admin's: it opens no callback token, so each task that such a node got would fail."""
     refused = await api.client.post("/v1/nodes", json={"id": "node-12", "slots": 1, "home": "first"})
