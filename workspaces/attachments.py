@@ -4,8 +4,10 @@ import os
 from collections.abc import AsyncIterator
 from typing import Final
 
+from workspaces.inside import trees
 from workspaces.layout import Layout, write_private
 
+NOTE: Final = 1000  # bytes of a stored name
 LONGEST: Final = 200  # bytes of a file name, with room for a prefix under the file systems' 255
 
 
@@ -25,7 +27,8 @@ async def store(layout: Layout, attachment_id: str, name: str, content: AsyncIte
     records = layout.own / "attachments"
     records.mkdir(mode=0o700, exist_ok=True)
     own = records / safe_name(attachment_id)
-    taken = {path.read_text("utf-8") for path in records.iterdir() if path != own and not path.name.startswith(".")}
+    others = (path.name for path in records.iterdir() if path != own and not path.name.startswith("."))
+    taken = {trees.text(records, other, most=NOTE) for other in others}
     target = layout.attachments / safe_name(name)
     if target.name in taken:
         target = layout.attachments / f"{safe_name(attachment_id)}-{target.name}"

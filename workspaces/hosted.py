@@ -14,6 +14,7 @@ from domain.errors import Category, Failure
 from domain.messages import Acknowledgement, AgentExit, AgentOrder, AgentStarted, WorkspaceFacts, WorkspaceOrder
 from domain.names import WorkspaceId
 from workspaces import attachments, exits, processes, sessions
+from workspaces.inside import trees
 from workspaces.launcher import Launcher, gone
 from workspaces.layout import WORKSPACE_ID, Layout
 from workspaces.presets import DEFAULTS, Invocation, invocation
@@ -22,6 +23,7 @@ from workspaces.provider import Grant, WorkspaceProvider
 LOOK: Final = 0.25  # seconds between looks for an exit file while its writer still reports to the API
 LINGER: Final = 0.8  # seconds; less than the one within which a step is readable
 TOMBSTONES: Final = timedelta(days=7)  # longer than any activity that could come late
+NUMBER: Final = 20  # digits of an attempt
 
 Result = TypeVar("Result")
 
@@ -210,8 +212,9 @@ class HostedProvider(WorkspaceProvider):
         if keep and layout.own.is_dir():
             layout.write(layout.stopped, str(sessions.latest_attempt(layout.control)))
         ended, left = await self._end(layout, grace=self._grace)
-        layout.token.unlink(missing_ok=True)
-        if not keep and not left:
+        if keep:
+            trees.discard(layout.token)
+        elif not left:
             await self._remove(layout)
             # A creation that overlapped with this may have started something after the look around.
             late, left = await self._end(layout, grace=0)
@@ -264,4 +267,5 @@ class HostedProvider(WorkspaceProvider):
 
 
 def _stopped(layout: Layout, attempt: int) -> bool:
-    return layout.stopped.exists() and int(layout.stopped.read_text("ascii")) >= attempt
+    told = trees.text(layout.own, layout.stopped.name, most=NUMBER) or ""
+    return told.isdecimal() and int(told) >= attempt

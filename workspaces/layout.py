@@ -149,11 +149,13 @@ class Layout:
 
 
 def write_private(path: Path, content: str, *, owner: int | None = None) -> None:
-    """Replace a file at once; only its owner may read it."""
+    """Replace a file at once, whatever lies in its place; only its owner may read it."""
     draft = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(content)
         if owner is not None:
             os.fchown(file.fileno(), owner, owner)
+    if trees.is_folder(path):
+        trees.remove(path)
     draft.replace(path)

@@ -20,6 +20,7 @@ MARK: Final = "TASKRUNNER_WORKSPACE_ID"
 POLL: Final = 0.025  # seconds; where the kernel tells of a process's end, only for what it does not tell
 # A command may have put something else in a lock's place: no link is followed, no pipe waited for.
 LOCK_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+OUTPUT_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
 LOCK_SIZE: Final = 1000  # bytes
 NO_LOCK: Final = frozenset({errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EISDIR})
 
@@ -40,7 +41,7 @@ def spawn(argv: Sequence[str], environment: Mapping[str, str], *, stdin: bytes, 
             environment,
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, read, 0),
-                (os.POSIX_SPAWN_OPEN, 1, str(output), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+                (os.POSIX_SPAWN_OPEN, 1, str(output), OUTPUT_FLAGS, 0o600),
                 (os.POSIX_SPAWN_DUP2, 1, 2),
             ],
             setsid=True,

@@ -1,11 +1,15 @@
 """A command that attacks the program beside it: by links, names, depths, and what it leaves for git to find."""
 
+import asyncio
+import contextlib
+import os
 from pathlib import Path
 
 import pytest
 
 from domain.errors import Failure
 from tests.workspaces.conftest import Bench, Origin, git
+from tests.workspaces.recording import until
 from tests.workspaces.test_attachments import pieces
 from workspaces.inside import trees
 
@@ -154,6 +158,41 @@ async def test_read_only_folders_and_links_do_not_keep_a_workspace(bench: Bench,
     await bench.provider.destroy(bench.order.workspace_id)
     assert not bench.base.exists()
     assert (outside / "file.txt").read_bytes() == OUTSIDE
+
+
+@pytest.mark.parametrize("make", ["mkdir -p {}/x", "ln -s / {}", "mkfifo {}"], ids=["folder", "link", "pipe"])
+@pytest.mark.parametrize("name", ["token", "stopped", "input.json"])
+async def test_what_lies_in_the_place_of_our_files_does_not_keep_a_workspace(
+    bench: Bench, name: str, make: str
+) -> None:
+    """A folder, a link or a pipe where the provider has its own file: the workspace is kept, and then removed."""
+    place = f"../control/{name}"
+    await bench.prepare(command=["sh", "-c", f"rm -f {place}; {make.format(place)}; touch made; sleep 60"])
+    await bench.start()
+    await until((bench.files / "work" / "made").exists)
+    kept = await bench.provider.destroy(bench.order.workspace_id, keep=True)
+    assert kept.details["kept"]
+    assert not os.path.lexists(bench.files / "control" / "token")
+    await bench.provider.destroy(bench.order.workspace_id)
+    assert not bench.base.exists()
+
+
+@pytest.mark.parametrize("name", ["stopped", "program.log"])
+async def test_a_pipe_in_the_place_of_our_files_is_not_waited_for(bench: Bench, name: str) -> None:
+    """Made by a setup command: the command starts, or the start fails; the node waits for nobody."""
+    make = f"rm -f ../control/{name} && mkfifo ../control/{name}"
+    await bench.prepare(command=["true"], setup=[["sh", "-c", make]])
+    async with asyncio.timeout(60):
+        with contextlib.suppress(Failure, OSError):
+            await bench.start()
+
+
+async def test_a_pipe_among_the_notes_of_attachments_is_not_waited_for(bench: Bench) -> None:
+    """Whatever lies there, the file is stored."""
+    make = "mkdir -p ../control/attachments && mkfifo ../control/attachments/x"
+    await bench.prepare(command=["true"], setup=[["sh", "-c", make]])
+    await bench.provider.transfer_attachment(bench.order.workspace_id, "att-1", "file.txt", pieces(b"ours"))
+    assert (bench.files / "attachments" / "file.txt").read_bytes() == b"ours"
 
 
 async def test_an_attachment_is_not_written_through_a_link(bench: Bench, outside: Path) -> None:

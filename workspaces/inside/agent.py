@@ -23,10 +23,7 @@ def run(session: Session, secrets: dict[str, str]) -> None:
     stop = commands.Stop()
     stop.on_sigterm()
     commands.adopt_orphans()
-    if trees.is_folder(session.result):
-        trees.remove(session.result)
-    elif session.result.is_symlink() or session.result.exists():
-        session.result.unlink()  # an earlier turn's
+    trees.discard(session.result)  # an earlier turn's
     outcome = _run(session, secrets, callbacks, output, stop)
     early = stop.error
     # From here on a stop cuts the reporting short; what the command did is known and stays.

@@ -62,6 +62,26 @@ def walk(root: Path) -> Iterator[Path]:
         folders += [Path(entry.path) for entry in reversed(below)]
 
 
+def text(root: Path, name: str, *, most: int) -> str | None:
+    """Return what a small file says, of `most` bytes; None for what is not there, or is no such file.
+
+    Raises nothing, waits for no pipe and follows no link.
+    """
+    try:
+        with opened(root, name) as file:
+            return file.read(most).decode("utf-8")
+    except (OSError, ValueError):
+        return None
+
+
+def discard(path: Path) -> None:
+    """Remove whatever is in this place, a folder as well as a file. Raises OSError."""
+    if is_folder(path):
+        remove(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def remove(top: Path) -> None:
     """Remove a folder as far as that is possible, also what was made read-only or deeper than any path may be long."""
     with suppress(RecursionError):
