@@ -1,7 +1,8 @@
 """Nodes that are made: asked for by an attempt that finds no slot, and looked after by every sweep."""
 
+import contextlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -15,7 +16,7 @@ from domain.messages import MakeNode, NodeMade
 from domain.names import NodeId
 from domain.provisioning import Provisioning
 from domain.reconcile import Action, Report
-from store import fleet, keys, nodes
+from store import fleet, keys
 from store.engine import Database
 from store.fleet import Made
 from workflows.ports import FleetActivities
@@ -41,17 +42,18 @@ class Fleet(FleetActivities):
     @activity.defn
     async def make_node(self, order: MakeNode) -> NodeMade:
         """Make the node whose row is there; one that was made, or is given up by now, is left as it is."""
+        async with self._database.read() as connection:
+            row = await fleet.one(connection, order.node_id)
+        if row is None or row.status is not NodeStatus.PROVISIONING:
+            return NodeMade(node_id=order.node_id, made=False)
         if self._machines is None:
+            await self._given_up(row)
             raise Failure(
                 "no_node_provider",
                 "Nobody makes nodes here any more.",
                 category=Category.PROVISIONING,
                 guidance="Set TASKRUNNER_PROVISIONING__PROVIDER, or let a machine join.",
             )
-        async with self._database.read() as connection:
-            row = await fleet.one(connection, order.node_id)
-        if row is None or row.status is not NodeStatus.PROVISIONING:
-            return NodeMade(node_id=order.node_id, made=False)
         try:
             return NodeMade(node_id=order.node_id, made=await self._make(self._machines, row))
         except OSError as error:
@@ -63,25 +65,28 @@ class Fleet(FleetActivities):
             ) from error
 
     async def tend(self, report: Report) -> None:
-        """Make what was only noted, end what is idle or never came, and take away what nobody knows."""
-        if self._machines is None:
+        """Make what was only noted, end what is idle or never came, and take away what nobody knows.
+
+        What the provider does not do now, the next sweep has it do.
+        """
+        machines = self._machines
+        if machines is None:
             return
-        with boundary("machines.list"):
-            there = await self._machines.list()
+        there: Sequence[NodeId] | None = None
+        with _patient(report), boundary("machines.list"):
+            there = await machines.list()
+        if there is None:
+            return
         async with self._database.read() as connection:
             rows = await fleet.made(connection, self._policy.provider, there)
         for row in rows:
-            try:
-                await self._look_at(self._machines, row, there, report)
-            except OSError as error:
-                # The others are looked at all the same, and this one in the next sweep.
-                report.note(Action.FAILED, count=1)
-                log.warning("node.not_tended", node=row.id, error=str(error))
+            with _patient(report, row.id):
+                await self._look_at(machines, row, there, report)
         for tag in sorted(set(there) - {row.id for row in rows}):
             report.note(Action.NODE_DESTROYED, tag)
             if not report.dry_run:
-                with boundary("machines.destroy_unknown"):
-                    await self._machines.destroy(tag)
+                with _patient(report, tag), boundary("machines.destroy_unknown"):
+                    await machines.destroy(tag)
 
     async def _look_at(self, machines: MachineProvider, row: Made, there: Sequence[NodeId], report: Report) -> None:
         over = False
@@ -123,7 +128,7 @@ class Fleet(FleetActivities):
 
     async def _removed(self, row: Made) -> bool:
         async with self._database.begin("fleet.remove") as connection:
-            return await nodes.remove(connection, row.id) is not None
+            return await fleet.abandon(connection, row.id)
 
     async def _destroy(self, machines: MachineProvider, row: Made) -> None:
         """Take its tokens, then the machine: what it does meanwhile is refused."""
@@ -132,3 +137,13 @@ class Fleet(FleetActivities):
         with boundary("machines.destroy"):
             await machines.destroy(row.id)
         log.info("node.destroyed", node=row.id, provider=self._policy.provider)
+
+
+@contextlib.contextmanager
+def _patient(report: Report, node: NodeId | None = None) -> Iterator[None]:
+    """Tell in the report what the provider did not do; it keeps nothing else from its turn."""
+    try:
+        yield
+    except OSError as error:
+        report.note(Action.FAILED, count=1)
+        log.warning("node.not_tended", node=node, error=str(error))

@@ -1,4 +1,5 @@
 """Nodes that were made: noted before they are, given their token, taken back when they are idle."""
+# ruff: noqa: S608 - statements are put together from the constants of this module, never from a value
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,16 +16,22 @@ from domain.provisioning import Provisioning
 from store import jsonb, keys
 
 _PROVIDE: Final = text("SELECT provide_node(:task, :node, :provider, :slots, CAST(:labels AS jsonb), :most, :waiting)")
-_MADE: Final = text("""
+# A workspace that is kept there is to be found there, for as long as was promised.
+_IDLE: Final = (
+    "(used = 0 AND NOT EXISTS (SELECT FROM ledger WHERE ledger.node_id = nodes.id AND ledger.state = 'retained'))"
+)
+_MADE: Final = text(f"""
 SELECT id, status, slots, labels, clock_timestamp() - created_at AS age,
-       CASE WHEN used = 0 THEN clock_timestamp() - idle_since END AS idle_for
+       CASE WHEN {_IDLE} THEN clock_timestamp() - idle_since END AS idle_for
 FROM nodes WHERE provider = :provider AND (status <> 'gone' OR id = ANY(:there)) ORDER BY id
 """)
-_RETIRE: Final = text("""
+_RETIRE: Final = text(f"""
 UPDATE nodes SET status = 'gone'
-WHERE id = :node AND used = 0 AND status IN ('ready', 'warm')
+WHERE id = :node AND {_IDLE} AND status IN ('ready', 'warm')
   AND idle_since < clock_timestamp() - CAST(:idle AS interval)
 """)
+_LOCK_LOST: Final = text("SELECT FROM nodes WHERE id = :node AND status = 'lost' FOR UPDATE")
+_DESERT: Final = text("SELECT desert_node(:node, 'gone')")
 _GIVE_UP: Final = text("UPDATE nodes SET status = 'gone' WHERE id = :node AND status = 'provisioning'")
 _REVOKE: Final = text("UPDATE api_keys SET revoked_at = clock_timestamp() WHERE node_id = :node AND revoked_at IS NULL")
 _ONE: Final = text("""
@@ -35,7 +42,7 @@ FROM nodes WHERE id = :node AND provider IS NOT NULL
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """A node that was made, or is to be; `idle_for` only while none of its slots is taken."""
+    """A node that was made, or is to be; `idle_for` only while no slot of it is taken, and nothing is kept there."""
 
     id: NodeId
     status: NodeStatus
@@ -92,6 +99,14 @@ async def revoke_tokens(connection: AsyncConnection, node: NodeId) -> None:
 async def retire(connection: AsyncConnection, node: NodeId, *, idle: timedelta) -> bool:
     """End a node that has been idle for so long; False when it has work again."""
     return bool((await connection.execute(_RETIRE, {"node": node, "idle": idle})).rowcount)
+
+
+async def abandon(connection: AsyncConnection, node: NodeId) -> bool:
+    """End a node that is lost, and tell the attempts whose workspaces were there; False when it is back by now."""
+    if (await connection.execute(_LOCK_LOST, {"node": node})).first() is None:
+        return False
+    await connection.execute(_DESERT, {"node": node})
+    return True
 
 
 async def give_up(connection: AsyncConnection, node: NodeId) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import RowMapping, select, text
+from sqlalchemy import RowMapping, Select, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.lifecycle import NodeStatus
@@ -23,19 +23,23 @@ _SHOWN: Final = (
     Node.created_at,
     Node.last_heartbeat_at,
 )
+# Who begins again and again, and never reports in, is not heard by that.
 _REGISTER: Final = text("""
-INSERT INTO nodes AS n (id, status, slots, labels, facts, home)
-VALUES (:id, 'provisioning', :slots, CAST(:labels AS jsonb), CAST(:facts AS jsonb), :home)
+INSERT INTO nodes AS n (id, status, slots, labels, facts, home, last_heartbeat_at)
+VALUES (:id, 'provisioning', :slots, CAST(:labels AS jsonb), CAST(:facts AS jsonb), :home, clock_timestamp())
 ON CONFLICT (id) DO UPDATE SET slots = excluded.slots, labels = excluded.labels, facts = excluded.facts,
-  home = coalesce(excluded.home, n.home), status = CASE WHEN n.status = 'gone' THEN 'provisioning' ELSE n.status END
+  home = coalesce(excluded.home, n.home),
+  last_heartbeat_at = CASE WHEN n.status = 'gone' THEN excluded.last_heartbeat_at ELSE n.last_heartbeat_at END,
+  status = CASE WHEN n.status = 'gone' AND n.provider IS NULL THEN 'provisioning' ELSE n.status END
 WHERE n.home IS NULL OR excluded.home IS NULL OR n.home = excluded.home OR n.status IN ('provisioning', 'lost', 'gone')
 RETURNING n.xmax = 0
 """)
-# The row's lock comes first: an attempt that enters the wait for this node holds it while it looks.
+# The row's lock comes first: an attempt that enters the wait for this node holds it while it looks. A node that was
+# made and is gone stays so: its machine is being taken away.
 _REPORT: Final = text("""
 UPDATE nodes SET status = 'ready', last_heartbeat_at = clock_timestamp(),
   idle_since = CASE WHEN used = 0 THEN coalesce(idle_since, clock_timestamp()) END
-WHERE id = :id
+WHERE id = :id AND NOT (status = 'gone' AND provider IS NOT NULL)
 """)
 _TELL: Final = text("""
 INSERT INTO outbox (kind, task_id, attempt, name, body)
@@ -90,11 +94,11 @@ async def elsewhere(connection: AsyncConnection, node: NodeId, *, home: str) -> 
 
 async def report(connection: AsyncConnection, node: NodeId) -> dict[str, Any] | None:
     """Note that a node is there: tell those who wait for it, grant its slots; None for an unknown node."""
-    if (await connection.execute(_REPORT, {"id": node})).rowcount == 0:
-        return None
-    await connection.execute(_TELL, {"id": node})
-    await connection.execute(_GRANT, {"id": node})
-    return dict(await _get(connection, node))
+    if (await connection.execute(_REPORT, {"id": node})).rowcount:
+        await connection.execute(_TELL, {"id": node})
+        await connection.execute(_GRANT, {"id": node})
+    row = (await connection.execute(_row(node))).mappings().one_or_none()
+    return dict(row) if row else None
 
 
 async def not_own(connection: AsyncConnection, node: NodeId, workspaces: Sequence[WorkspaceId]) -> list[WorkspaceId]:
@@ -149,4 +153,8 @@ async def page(connection: AsyncConnection, *, after: str | None, limit: int) ->
 
 
 async def _get(connection: AsyncConnection, node: NodeId) -> RowMapping:
-    return (await connection.execute(select(*_SHOWN).where(Node.id == node))).mappings().one()
+    return (await connection.execute(_row(node))).mappings().one()
+
+
+def _row(node: NodeId) -> Select[*tuple[Any, ...]]:
+    return select(*_SHOWN).where(Node.id == node)

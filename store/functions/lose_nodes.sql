@@ -1,6 +1,8 @@
 -- Note that somebody is there to hear nodes, and call those lost that were silent for p_lost_after although there was.
 -- After a gap in the hearing longer than p_gap every node has the whole time again: nobody knows whether it was silent.
 -- All by the database's clock; one that is set forward is a gap. Answers the nodes that are lost by this.
+-- A node that has registered and does not report in is gone by then: nobody is to wait for it, and nothing is on it that
+-- an attempt was not told of. One that is made has a budget of its own to come up.
 -- Locks: the one row of `hearing`, then nodes that nobody else holds: those are looked at again in a moment.
 CREATE OR REPLACE FUNCTION lose_nodes(p_lost_after interval, p_gap interval) RETURNS SETOF text
 LANGUAGE plpgsql AS $$
@@ -16,6 +18,11 @@ BEGIN
   IF heard_since > present - p_lost_after THEN
     RETURN;
   END IF;
+  UPDATE nodes SET status = 'gone' WHERE id IN (
+    SELECT id FROM nodes
+    WHERE status = 'provisioning' AND provider IS NULL
+      AND coalesce(last_heartbeat_at, created_at) < present - p_lost_after
+    ORDER BY id FOR UPDATE SKIP LOCKED);
   FOR n IN
     SELECT id FROM nodes
     WHERE status IN ('ready', 'warm', 'draining')

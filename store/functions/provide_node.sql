@@ -16,7 +16,8 @@ BEGIN
   IF (SELECT count(*) FROM nodes WHERE provider IS NOT NULL AND status <> 'gone') >= p_most THEN
     RETURN NULL;
   END IF;
-  SELECT coalesce(sum(slots - used), 0) INTO coming FROM nodes WHERE status = 'provisioning' AND labels @> p_labels;
+  SELECT coalesce(sum(greatest(slots - used, 0)), 0) INTO coming FROM nodes
+  WHERE status = 'provisioning' AND serves(nodes, NULL, p_labels, 'local');
   enough := greatest(p_waiting, coming);
   SELECT count(*) + 1 INTO wanting FROM (
     SELECT FROM tasks t

@@ -16,7 +16,7 @@ from domain.messages import MakeNode
 from domain.names import NodeId
 from domain.provisioning import NodeProvider, Provisioning
 from domain.reconcile import Action, Report
-from store import keys
+from store import keys, nodes
 from store.engine import Database
 from workspaces.machines import Joining, MachineProvider
 
@@ -140,6 +140,40 @@ async def test_one_that_cannot_be_made_keeps_nobody_from_his_turn(place: Place) 
     assert await place.tended() == {Action.NODE_MADE: [never]}
 
 
+@pytest.mark.parametrize("call", ["list", "destroy"])
+async def test_a_provider_that_is_away_does_not_stop_the_sweep(
+    place: Place, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted as failed; what it could not do is done by the next sweep."""
+    place.machines.there[NodeId("made-unknown")] = None
+
+    async def away(*_: object) -> list[NodeId]:
+        raise OSError(5, "the provider is away")
+
+    report = Report()
+    with monkeypatch.context() as patched:
+        patched.setattr(place.machines, call, away)
+        await place.fleet.tend(report)
+    assert report.counts[Action.FAILED] == 1
+    assert await place.tended() == {Action.NODE_DESTROYED: ["made-unknown"]}
+
+
+async def test_a_lost_node_that_came_back_while_others_were_taken_away_stays(place: Place) -> None:
+    """Its row is looked at again when it has its turn: it may have reported in since, and be at work."""
+    first, second = sorted([await place.node("lost"), await place.node("lost")])
+    destroy = place.machines.destroy
+
+    async def slow(tag: NodeId) -> None:
+        await destroy(tag)
+        async with place.database.begin("test") as connection:
+            await nodes.report(connection, second)
+
+    place.machines.destroy = slow  # type: ignore[method-assign]
+    assert await place.tended() == {Action.NODE_DESTROYED: [first]}
+    assert (await place.status(first), await place.status(second)) == ("gone", "ready")
+    assert second in place.machines.there
+
+
 async def test_a_machine_that_no_row_knows_is_taken_away(place: Place) -> None:
     """Also of a node of that name that joined by itself."""
     place.machines.there[NodeId("made-unknown")] = None
@@ -182,3 +216,5 @@ async def test_a_provider_that_fails_is_a_failure_of_provisioning(place: Place) 
     with pytest.raises(Failure) as failed:
         await nobody.make_node(MakeNode(node_id=node))
     assert (failed.value.error.code, failed.value.error.retryable) == ("no_node_provider", False)
+    # The next one who finds no slot is not sent to a node that nobody will ever make.
+    assert await place.status(node) == "gone"

@@ -104,6 +104,24 @@ async def test_who_needs_none_does_not_count(database: Database) -> None:
     assert await provide(database, wanted) is not None
 
 
+@pytest.mark.parametrize(("provider", "makes"), [("local", False), ("docker", True)])
+async def test_only_slots_that_will_serve_are_coming(database: Database, provider: str, *, makes: bool) -> None:
+    """A node that comes up without the provider of those who wait is none for them, and one that joins anew with fewer
+    slots than it has work takes none from the others.
+    """
+    wanted = policy()
+    free, full = [
+        await create_node(database, slots=slots, labels=wanted.labels, status=NodeStatus.PROVISIONING)
+        for slots in (1, 0)
+    ]
+    facts = f'{{"providers": ["{provider}"]}}'
+    await execute(database, "UPDATE nodes SET facts = CAST(:facts AS jsonb) WHERE id = :id", facts=facts, id=free)
+    await execute(database, "UPDATE nodes SET used = 5 WHERE id = :id", id=full)
+    made = await provide(database, wanted)
+    await execute(database, "UPDATE nodes SET used = 0 WHERE id = :id", id=full)  # no entry stands for these
+    assert (made is not None) is makes
+
+
 async def test_who_is_just_choosing_counts(database: Database) -> None:
     """Three who come at once, none of whom waits yet: two nodes of two slots."""
     wanted = policy()
@@ -147,6 +165,58 @@ async def test_an_idle_node_is_retired_once(database: Database, idle: int, *, bu
         assert await fleet.retire(connection, node, idle=timedelta(minutes=30)) is retired
         assert await fleet.retire(connection, node, idle=timedelta(minutes=30)) is False
     assert (await row(database, node)).status == ("gone" if retired else "ready")
+
+
+async def test_a_made_node_with_a_kept_workspace_is_not_idle(database: Database) -> None:
+    """What somebody was promised to find there stays for as long as it was promised."""
+    node = await provide(database, policy())
+    assert node is not None
+    async with database.begin("test") as connection:
+        await nodes.report(connection, node)
+    task = await create_task(database)
+    space = (await reserve(database, task, node, 1))["workspace_id"]
+    for status in ("dispatched", "ready"):
+        await execute(database, "UPDATE workspaces SET status = :status WHERE id = :id", status=status, id=space)
+    await conclude(database, task, 2, kept=space)
+    await execute(database, "UPDATE nodes SET idle_since = now() - interval '1 hour' WHERE id = :id", id=node)
+    retired = []
+    for state in ("retained", "released"):
+        await execute(database, "UPDATE ledger SET state = :state WHERE tag = :id", state=state, id=space)
+        async with database.begin("test") as connection:
+            (made,) = [each for each in await fleet.made(connection, NodeProvider.PROCESS, []) if each.id == node]
+            retired.append((made.idle_for is not None, await fleet.retire(connection, node, idle=timedelta(0))))
+    assert retired == [(False, False), (True, True)]
+
+
+async def test_a_made_node_that_is_gone_stays_gone(database: Database) -> None:
+    """Its machine is being taken away: whatever it still says, it gets no task, and nobody is told that it is there."""
+    node = await provide(database, policy())
+    assert node is not None
+    (waiter,) = await waiting(database, policy(), 1)
+    await execute(database, "UPDATE waiters SET awaits = :node WHERE task_id = :id", node=node, id=waiter)
+    async with database.begin("test") as connection:
+        assert await fleet.give_up(connection, node)
+        registered = await nodes.register(connection, node=node, slots=2, labels="{}", facts="{}")
+        reported = await nodes.report(connection, node)
+    assert registered is not None
+    assert reported is not None
+    assert (registered[1]["status"], reported["status"]) == ("gone", "gone")
+    told = "SELECT count(*) FROM outbox WHERE task_id = :id AND name = 'node_ready'"
+    assert await scalar(database, told, id=waiter) == 0
+
+
+async def test_a_lost_node_that_is_back_is_not_given_away(database: Database) -> None:
+    """Between the look at its row and its end it may have reported in, with all that it has."""
+    node = await provide(database, policy())
+    assert node is not None
+    ended = []
+    for status in ("ready", "lost"):
+        await execute(database, "UPDATE nodes SET status = 'ready' WHERE id = :id", id=node)
+        await execute(database, "UPDATE nodes SET status = :status WHERE id = :id", status=status, id=node)
+        async with database.begin("test") as connection:
+            ended.append(await fleet.abandon(connection, node))
+    assert ended == [False, True]
+    assert (await row(database, node)).status == "gone"
 
 
 async def test_a_node_that_has_reported_in_is_not_given_up(database: Database) -> None:

@@ -86,7 +86,10 @@ async def at_work(database: Database, node: NodeId) -> tuple[TaskId, WorkspaceId
         ("warm", 16, (100, 0.5), "lost"),
         ("draining", 16, (100, 0.5), "lost"),
         ("ready", 14, (100, 0.5), "ready"),
-        ("provisioning", 99, (100, 0.5), "provisioning"),
+        # It has registered and died before it could report in.
+        ("provisioning", 16, (100, 0.5), "gone"),
+        ("provisioning", 14, (100, 0.5), "provisioning"),
+        ("provisioning", 99, (14, 0.5), "provisioning"),
         ("gone", 99, (100, 0.5), "gone"),
         # Nobody was there to hear it: for part of the time, until just now, or since the clock was set.
         ("ready", 99, (14, 0.5), "ready"),
@@ -103,6 +106,45 @@ async def test_silence_counts_only_while_somebody_listened(
     await set_hearing(database, *listened)
     found = await heard(database)
     assert (await status(database, node), node in found) == (becomes, becomes == "lost" and was != "lost")
+
+
+async def test_a_made_node_that_comes_up_is_left_to_who_makes_it(database: Database) -> None:
+    """A machine may take longer to come up than a node may be silent: its step has a budget of its own."""
+    node = await create_node(database, slots=1, status=NodeStatus.PROVISIONING)
+    await execute(database, "UPDATE nodes SET provider = 'process' WHERE id = :id", id=node)
+    await silent(database, node, 99)
+    await set_hearing(database, 100)
+    await heard(database)
+    assert await status(database, node) == "provisioning"
+
+
+async def test_who_registers_is_heard(database: Database) -> None:
+    """A node that was gone and is started again has its whole time to report in, and can do so later, too."""
+    node = await create_node(database, slots=1)
+    await execute(database, "UPDATE nodes SET status = 'gone' WHERE id = :id", id=node)
+    await silent(database, node, 99)
+    await set_hearing(database, 100)
+    async with database.begin("test") as connection:
+        await nodes.register(connection, node=node, slots=1, labels="{}", facts="{}")
+    await heard(database)
+    assert await status(database, node) == "provisioning"
+    await silent(database, node, 16)
+    await heard(database)
+    assert await status(database, node) == "gone"
+    async with database.begin("test") as connection:
+        row = await nodes.report(connection, node)
+    assert row is not None
+    assert row["status"] == "ready"
+
+
+async def test_a_node_that_begins_again_and_again_is_lost(database: Database) -> None:
+    """Its process dies each time before it reports in: registering is no sign of life."""
+    node = await create_node(database, slots=1)
+    await silent(database, node, 16)
+    await set_hearing(database, 100)
+    async with database.begin("test") as connection:
+        await nodes.register(connection, node=node, slots=1, labels="{}", facts="{}")
+    assert await heard(database) == [node]
 
 
 async def test_the_first_who_listens_calls_nobody_lost(database: Database) -> None:
