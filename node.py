@@ -114,8 +114,8 @@ async def run_node(settings: Settings) -> None:
                 heard.result()
             else:
                 log.info("worker.draining", role="node", node=node_id)
+                heard.cancel()  # what it was about to say would take this back
                 await membership.drain(settings.node_drain)
-                heard.cancel()
                 await asyncio.gather(heard, return_exceptions=True)
             log.info("worker.stopping", role="node", node=node_id)
 

@@ -5,7 +5,7 @@ import os
 import platform
 import re
 import socket
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from typing import Any, Final
@@ -81,6 +81,7 @@ class Membership:
         self.node_id = NodeId("")
         self.draining = False
         self.in_service = asyncio.Event()
+        self._clearing: asyncio.Task[None] | None = None
 
     @property
     def heartbeat(self) -> timedelta:
@@ -122,47 +123,69 @@ class Membership:
                 return registered
 
     async def report(self, node: NodeActivities) -> None:
-        """Report in with the workspaces that are here, and destroy those that are not this node's own any more.
+        """Report in with the workspaces that are here, and begin to destroy those that are not this node's own now.
 
-        Raises Away or Refused. What cannot be destroyed now is found by the reconciler.
+        Raises Away or Refused, and Failure when nobody can say what is here. What cannot be destroyed now is found by
+        the reconciler.
         """
         found = await node.list_workspaces(ListOrder(limit=MOST))
         ids = [workspace for each in found for workspace in each.workspace_ids][:MOST]
         with boundary("api.report"):
             answer = await self._call(f"/{self.node_id}/ready", {"workspaces": ids} | self._home)
         not_own = set(answer["not_own"])
-        for each in found:
-            for workspace in not_own.intersection(each.workspace_ids):
-                log.warning("node.destroys", workspace=workspace)
-                try:
-                    await node.destroy_workspace(WorkspaceRef(workspace_id=workspace, provider=each.provider))
-                except Failure as failure:
-                    log.warning("node.not_destroyed", workspace=workspace, error=str(failure))
+        left = [
+            WorkspaceRef(workspace_id=workspace, provider=each.provider)
+            for each in found
+            for workspace in each.workspace_ids
+            if workspace in not_own
+        ]
+        # Beside the heartbeats: it may take longer than a node may be silent.
+        self._clearing = asyncio.create_task(self._clear(node, left, self._clearing))
+
+    async def _clear(
+        self, node: NodeActivities, left: Sequence[WorkspaceRef], earlier: asyncio.Task[None] | None
+    ) -> None:
+        if earlier is not None:
+            await earlier
+        for each in left:
+            log.warning("node.destroys", workspace=each.workspace_id)
+            try:
+                await node.destroy_workspace(each)
+            except Exception as failure:  # noqa: BLE001 - the others have their turn
+                log.warning("node.not_destroyed", workspace=each.workspace_id, error=str(failure))
 
     async def keep(self, node: NodeActivities) -> None:
         """Report in, then be heard until this node is gone: as often as it was told, and at once when it was not heard.
 
-        Who was taken for lost, or is not known, says anew who it is and what it has. Whose token is refused goes on
-        with the tasks that it has, and says so in its log: it gets no others, and is lost after a while. Raises
-        NotJoined when another machine has joined in its stead.
+        Who was taken for lost, or is not known, says anew who it is and what it has, but not while it drains. Whose
+        token is refused goes on with the tasks that it has, and says so in its log; it gets no others. Raises NotJoined
+        when another machine has joined in its stead.
         """
+        try:
+            await self._until_gone(node)
+            if self._clearing is not None:
+                await self._clearing
+        finally:
+            if self._clearing is not None:
+                self._clearing.cancel()
+                await asyncio.gather(self._clearing, return_exceptions=True)
+
+    async def _until_gone(self, node: NodeActivities) -> None:
         known, wanted = True, True
         while True:
-            pause = self._period
+            pause, listed = self._period, True
             try:
                 if not known:
                     await self.register()
                     known = wanted = True
-                if wanted:
-                    await self.report(node)
-                    wanted = False
-                    self.in_service.set()
-                    log.info("node.in_service", node=self.node_id)
+                if wanted and not self.draining:
+                    listed = await self._reported(node)
+                    wanted = not listed
                 status = await self._beat()
                 if status is NodeStatus.GONE:
                     return
                 if status in (NodeStatus.LOST, NodeStatus.PROVISIONING) and not self.draining:
-                    wanted, pause = True, timedelta(0)
+                    wanted, pause = True, timedelta(0) if listed else AGAIN
             except (Away, OSError) as away:
                 log.warning("node.api_unreachable", error=str(away))
                 pause = min(AGAIN, self._period)
@@ -173,6 +196,17 @@ class Membership:
                 log.warning(told, node=self.node_id, error=str(refused))
                 known = refused.status != NOT_FOUND
             await asyncio.sleep(pause.total_seconds())
+
+    async def _reported(self, node: NodeActivities) -> bool:
+        """Report in; False when nobody can say what is here, an engine that is away perhaps. Raises Away or Refused."""
+        try:
+            await self.report(node)
+        except Failure as failure:
+            log.warning("node.not_listed", node=self.node_id, error=str(failure))
+            return False
+        self.in_service.set()
+        log.info("node.in_service", node=self.node_id)
+        return True
 
     async def drain(self, within: timedelta) -> bool:
         """Ask for no more tasks, and wait for those that are here; returns whether this node is gone by that.

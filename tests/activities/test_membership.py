@@ -19,6 +19,7 @@ from activities import membership
 from activities.membership import Membership, NotJoined, facts
 from activities.node import NodeWork
 from api.auth import new_key
+from domain.errors import Category, Failure
 from domain.ids import new_id
 from domain.lifecycle import NodeStatus
 from domain.names import DEFAULT_PROJECT, NodeId, Scope
@@ -90,6 +91,12 @@ class Joined:
 
     async def _is(self, status: NodeStatus) -> bool:
         return await self.status() == status
+
+    async def heard(self) -> bool:
+        """Whether a heartbeat has told the node's load."""
+        async with self.api.database.read() as connection:
+            query = text("SELECT last_heartbeat_at IS NOT NULL AND cpu IS NOT NULL FROM nodes WHERE id = :id")
+            return bool((await connection.execute(query, {"id": self.id})).scalar_one())
 
     @contextlib.asynccontextmanager
     async def kept(self) -> AsyncIterator[asyncio.Task[None]]:
@@ -169,6 +176,58 @@ async def test_a_node_that_was_taken_for_lost_destroys_what_is_not_its_own(joine
         await joined.until(NodeStatus.READY)
         await until(_yes(lambda: not (joined.root / stranger).exists()))
         assert (joined.root / own).exists()
+
+
+async def test_a_node_is_heard_while_it_destroys(joined: Joined, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long that takes: a node that was lost is not lost again over what it has left."""
+    begun, end = asyncio.Event(), asyncio.Event()
+
+    async def slow(*_: object, **__: object) -> None:
+        begun.set()
+        await end.wait()
+
+    async with joined.kept():
+        monkeypatch.setattr(joined.work, "destroy_workspace", slow)
+        (joined.root / new_id() / "control").mkdir(parents=True)
+        await joined.set(NodeStatus.LOST)
+        async with asyncio.timeout(60):
+            await begun.wait()
+        await joined.until(NodeStatus.READY)
+        async with joined.api.database.begin("test") as connection:
+            silent = text("UPDATE nodes SET last_heartbeat_at = NULL WHERE id = :id")
+            await connection.execute(silent, {"id": joined.id})
+        await until(joined.heard)
+        end.set()
+
+
+async def test_a_node_whose_engine_is_away_is_heard_and_reports_in_later(
+    joined: Joined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has cannot be said yet: it gets no task, and goes on trying."""
+
+    async def away(*_: object) -> None:
+        raise Failure("engine_unreachable", "no engine", category=Category.INFRASTRUCTURE, transient=True)
+
+    async with joined.kept() as keeping:
+        with monkeypatch.context() as patched:
+            patched.setattr(joined.work, "list_workspaces", away)
+            await joined.set(NodeStatus.LOST)
+            with capture_logs() as lines:
+                await until(_yes(lambda: sum(line["event"] == "node.not_listed" for line in lines) > 1))
+            assert (keeping.done(), await joined.status(), await joined.heard()) == (False, "lost", True)
+        await joined.until(NodeStatus.READY)
+
+
+async def test_a_node_that_drains_does_not_report_in(joined: Joined) -> None:
+    """Its start was interrupted, or it was lost: what it said now would give it tasks."""
+    joined.membership.draining = True
+    joined.membership._period = SOON
+    keeping = asyncio.create_task(joined.membership.keep(joined.work))
+    await until(joined.heard)
+    assert await joined.status() == "provisioning"
+    await joined.set(NodeStatus.GONE)
+    async with asyncio.timeout(60):
+        await keeping
 
 
 async def test_a_node_that_is_gone_ends(joined: Joined) -> None:
