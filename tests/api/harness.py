@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 from fastapi import FastAPI
 from pydantic import SecretStr
+from sqlalchemy import select
 
 from activities.dispatch import Dispatcher
 from activities.run_dispatch import RunDispatcher
@@ -21,6 +22,7 @@ from domain.names import NodeId, ProjectId, Scope, TaskId, WorkspaceId
 from settings import Settings
 from store import keys, mirror
 from store.engine import Database
+from store.models import Callback
 from tests.store.runs import DIAMOND
 from workflows.gateway import Gateway
 
@@ -115,6 +117,16 @@ class Attempt:
             await mirror.reserve(
                 connection, self.batch(event), workspace=self.workspace, visit=1, provider=provider, node=node
             )
+
+    async def inbox(self) -> dict[str, Any]:
+        """Give the bodies in the inbox, by kind."""
+        async with self.api.database.begin("test") as connection:
+            rows = await connection.execute(
+                select(Callback.kind, Callback.body)
+                .where(Callback.workspace_id == self.workspace)
+                .order_by(Callback.received_at)
+            )
+            return {row.kind: row.body for row in rows}
 
     async def flush(self, *events: NewEvent) -> dict[str, Any]:
         """Write events."""

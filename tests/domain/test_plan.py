@@ -1,4 +1,4 @@
-"""The graph of a run: what makes none, and what a command may make of one."""
+"""The graph of a run: what makes none."""
 
 from itertools import product
 from time import process_time
@@ -9,32 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.graph import EdgeKind
-from domain.plan import BadRun, Planned, commanded, plan_of, planned
+from domain.plan import planned
 from domain.run import EdgePlan, FanPlan, Plan
-from domain.run_spec import EDGE_LIMIT, Condition, Member, OnFailure, Outcome, RunBreakpoints, RunCommand, RunEdge
-from domain.spec import TaskSpec
-
-TASK = TaskSpec.model_validate({"command": ["true"]})
-
-
-def some(*names: str, **more: dict[str, Any]) -> list[Member]:
-    """Return members by name, and those that have more than a task."""
-    plain = [Member(name=name, task=TASK) for name in names]
-    return plain + [
-        Member.model_validate({"name": name, "task": {"command": ["true"]}} | m) for name, m in more.items()
-    ]
-
-
-def edge(drawn: str, when: Any = None, kind: EdgeKind = EdgeKind.BLOCKING) -> RunEdge:
-    """Return an edge, drawn as `a>b`."""
-    source, _, target = drawn.partition(">")
-    return RunEdge.model_validate({"from": source, "to": target, "kind": kind, "when": when})
-
-
-def drawn(edges: str) -> list[RunEdge]:
-    """Return edges, drawn as `a>b b>c:failed`."""
-    return [edge(each.partition(":")[0], each.partition(":")[2] or None) for each in edges.split()]
-
+from domain.run_spec import EDGE_LIMIT, Condition, Member, OnFailure, Outcome, RunBreakpoints, RunEdge
+from tests.domain.plans import drawn, edge, refusal, some
 
 FAN: dict[str, Any] = {"fan_out": {"count": 10}}
 FROM_A: dict[str, Any] = {"fan_out": {"items_from": "a#/files"}}
@@ -156,13 +134,6 @@ BAD: dict[str, tuple[list[Member], list[RunEdge], str, str, str]] = {
         "50,001 edges; a run has at most 50,000",
     ),
 }
-
-
-def refusal(make: Any) -> tuple[str, str, str]:
-    """Return what is said of a run that is none."""
-    with pytest.raises(BadRun) as bad:
-        make()
-    return bad.value.code, bad.value.field, str(bad.value)
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -303,104 +274,3 @@ def test_a_chain_of_10000_is_planned_in_less_than_a_second(whens: tuple[str | No
     began = process_time()
     planned(members, edges)
     assert process_time() - began < 1
-
-
-def test_a_command_to_a_run_of_10000_is_checked_in_less_than_two_seconds() -> None:
-    """Of processor time: the whole graph that it would make."""
-    members = some(*(f"m{n}" for n in range(9_999)))
-    edges = [edge(f"m{n}>m{n + 1}") for n in range(9_998)]
-    command = RunCommand.model_validate({"append": {"members": [{"name": "new", "task": {"command": ["true"]}}]}})
-    began = process_time()
-    made = commanded(members, edges, [member.name for member in members], command)
-    assert process_time() - began < 2
-    assert len(made.plan.names) == 10_000
-
-
-# --- commands -------------------------------------------------------------------------------------------------------
-
-NEW = {"name": "new", "task": {"command": ["true"]}}
-LOST = [
-    {"from": "a", "to": "new"},
-    {"from": "b", "to": "new", "when": "failed"},
-    {"from": "new", "to": "c", "when": "failed"},
-]
-# Of a, b and c, one after the other, a has ended and c waits.
-COMMANDS: dict[str, tuple[dict[str, Any], tuple[str, str, str]]] = {
-    "a cycle": (
-        {"append": {"edges": [{"from": "c", "to": "new"}, {"from": "new", "to": "c"}], "members": [NEW]}},
-        ("cycle", "edges", "members wait for each other: c → new → c"),
-    ),
-    "a cycle through what is there": (
-        {"append": {"edges": [{"from": "c", "to": "b"}]}},
-        ("cycle", "edges", "members wait for each other: b → c → b"),
-    ),
-    "a name that is taken": (
-        {"append": {"members": [NEW | {"name": "a"}]}},
-        ("duplicate_member", "members", "more than one member has the name: a"),
-    ),
-    "an edge to nobody": (
-        {"append": {"edges": [{"from": "a", "to": "x"}]}},
-        ("unknown_member", "edges", "no member has the name: x"),
-    ),
-    "an edge that is there": (
-        {"append": {"edges": [{"from": "b", "to": "c", "when": "finished"}]}},
-        ("duplicate_edge", "edges", "there more than once: b → c"),
-    ),
-    "an edge into what has begun": (
-        {"append": {"members": [NEW], "edges": [{"from": "new", "to": "b"}, {"from": "new", "to": "a"}]}},
-        ("not_waiting", "append.edges", "has begun or ended, and can wait for nothing: b, a"),
-    ),
-    "what has begun as the next": (
-        {"replace": ["c", "b"]},
-        ("not_waiting", "replace", "has begun or ended: b"),
-    ),
-    "what has ended as the next": ({"replace": ["a"]}, ("not_waiting", "replace", "has begun or ended: a")),
-    "nobody as the next": ({"replace": ["x"]}, ("unknown_member", "replace", "no member has the name: x")),
-    "to skip what has begun": (
-        {"replace": ["c"], "skip": ["b", "a"]},
-        ("not_waiting", "skip", "has begun or ended: b, a"),
-    ),
-    "to skip nobody": ({"replace": ["c"], "skip": ["x"]}, ("unknown_member", "skip", "no member has the name: x")),
-    "what nothing can reach": (
-        {"append": {"members": [NEW], "edges": LOST}},
-        ("unreachable_member", "edges", "no outcome of their upstreams can reach: c"),
-    ),
-}
-
-
-def command(body: dict[str, Any]) -> Planned:
-    """Give a command to the run of a, b and c."""
-    return commanded(some("a", "b", "c"), drawn("a>b b>c"), ["c"], RunCommand.model_validate(body))
-
-
-@pytest.mark.parametrize("case", COMMANDS)
-def test_a_command_is_checked_like_a_new_graph(case: str) -> None:
-    """A code, the field, and a sentence that names the offenders."""
-    body, said = COMMANDS[case]
-    assert refusal(lambda: command(body)) == said
-
-
-def test_a_command_adds_at_the_end() -> None:
-    """Members and edges that are there keep their places; what is implied comes last."""
-    added = [NEW, NEW | {"name": "each", "fan_out": {"items_from": "a#"}}]
-    edges = [
-        {"from": "b", "to": "new"},
-        {"from": "new", "to": "c"},
-        {"from": "new", "to": "a", "kind": "preferred_order"},
-    ]
-    with pytest.raises(BadRun, match="wait for each other"):
-        command({"append": {"members": added, "edges": edges}})
-    made = command({"append": {"members": added, "edges": edges[:2]}, "replace": ["new"], "skip": ["c"]})
-    assert made.plan.names == ["a", "b", "c", "new", "each"]
-    assert [(each.from_, each.to) for each in made.edges] == [
-        ("a", "b"),
-        ("b", "c"),
-        ("b", "new"),
-        ("new", "c"),
-        ("a", "each"),
-    ]
-
-
-def test_a_command_that_asks_nothing_changes_nothing() -> None:
-    """The same plan."""
-    assert command({}).plan == plan_of(some("a", "b", "c"), drawn("a>b b>c"))
