@@ -11,6 +11,7 @@ from domain.names import RunId
 from domain.progress import CONDITION, OF_TASK, PREFERRED, letters
 from domain.run import EdgePlan, Ending, FanPlan, Plan, RunInput, RunState, task_key
 from domain.run_spec import RunMode
+from domain.versions import base_after
 
 _RUN: Final = text("""
 SELECT r.*, (SELECT coalesce(max(n), 0) FROM run_commands c WHERE c.run_id = r.id) AS commands,
@@ -43,8 +44,6 @@ SELECT (SELECT next FROM last) AS next, ARRAY(
 ) AS begun
 """)
 _STATUS: Final = text("SELECT status FROM runs WHERE id = :run")
-# Above every flush of the workflow before this one: see workflows.versions.
-BASE_BITS: Final = 50
 
 
 async def argument(connection: AsyncConnection, run: RunId, attempt: int, *, history_events: int) -> RunInput | None:
@@ -70,7 +69,7 @@ async def argument(connection: AsyncConnection, run: RunId, attempt: int, *, his
     )
     state = RunState(
         members=letters(MemberStatus(member.status) for member in members),
-        flush_base=(row.version >> BASE_BITS) + 1 if row.version else 0,
+        flush_base=base_after(row.version),
         superstep=row.superstep,
         state_versions=row.state_versions,
         pause=row.pause_token,

@@ -28,10 +28,10 @@ from domain.run import (
 from domain.run_end import error_of, listed
 from domain.run_events import EVENT_OF_RUN_OUTCOME
 from domain.run_spec import RunMode
+from domain.versions import LAST_BASE
 from workflows.policies import AT_ONCE, STARTS_AT_ONCE
 from workflows.ports import RunActivities
 from workflows.run_journal import RunJournal
-from workflows.versions import LAST_BASE
 
 
 class Course(RunJournal):

@@ -11,9 +11,9 @@ from domain.ids import hold_token
 from domain.lifecycle import Step, StepOutcome
 from domain.messages import Hold, Side
 from domain.runner import RunnerInput, RunnerState
+from domain.versions import LAST_BASE
 from workflows.mirrored import Mirrored, StepFailed
 from workflows.policies import AT_ONCE
-from workflows.versions import LAST_BASE
 
 
 class Lasting(Mirrored):

@@ -1,15 +1,8 @@
-"""The versions of flushes: their order, which a fence goes by."""
-
-from typing import Final
+"""A workflow gives its flushes their versions."""
 
 from temporalio import workflow
 
-# A version orders flushes by these, the first one highest. The base of continue-as-new is above.
-# The server ends a history of 51,200 events; what is left of a bigint counts how often a workflow continued as new.
-HISTORY_BITS: Final = 18
-SECONDS_BITS: Final = 24
-ORDINAL_BITS: Final = 8
-LAST_BASE: Final = 2 ** (63 - HISTORY_BITS - SECONDS_BITS - ORDINAL_BITS) - 1
+from domain.versions import HISTORY_BITS, ORDINAL_BITS, SECONDS_BITS
 
 
 class Versions:
