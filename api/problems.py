@@ -154,10 +154,15 @@ def respond(request: Request, problem: Problem, headers: Mapping[str, str] | Non
 
 def of_validation(errors: Iterable[Mapping[str, Any]]) -> Problem:
     """Return the problem of what pydantic found: field and reason, never the value."""
-    found = [(_field(error["loc"]), str(error["msg"])[:_LONGEST_REASON]) for error in errors]
+    found = [(_field(error["loc"]), reason_of(error)[:_LONGEST_REASON]) for error in errors]
     first = f"{found[0][0]}: {found[0][1]}" if found else "not valid"
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return Problem("invalid", first + more, errors=found[:_MOST_ERRORS])
+
+
+def reason_of(error: Mapping[str, Any]) -> str:
+    """Return what pydantic says of an error, without its word for those of ours."""
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def of_run(error: BadRun) -> Problem:

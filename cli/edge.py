@@ -21,5 +21,6 @@ def read_settings() -> "Settings":
     except ValidationError as error:
         for problem in error.errors():
             name = "__".join(str(part) for part in problem["loc"]).upper()
-            complain(f"TASKRUNNER_{name}: {problem['msg']}" if name else str(problem["msg"]))
+            said = problem["msg"].removeprefix("Value error, ")
+            complain(f"TASKRUNNER_{name}: {said}" if name else said)
         raise typer.Exit(2) from None

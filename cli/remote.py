@@ -31,7 +31,14 @@ RUN_REMEDIES: Final = {
     "stale_token": "`taskrunner runs show RUN` says what holds it now.",
 }
 NODE_REMEDIES: Final = {"not_found": "`taskrunner nodes list` shows the nodes that there are."}
-REMEDIES_BELOW: Final = {"/v1/runs": RUN_REMEDIES, "/v1/nodes": NODE_REMEDIES}
+KEY_REMEDIES: Final = {"not_found": "`taskrunner keys list` and `taskrunner nodes tokens list` show those there are."}
+WEBHOOK_REMEDIES: Final = {"not_found": "`taskrunner webhooks list` shows the webhooks that there are."}
+REMEDIES_BELOW: Final = {
+    "/v1/runs": RUN_REMEDIES,
+    "/v1/nodes": NODE_REMEDIES,
+    "/v1/keys": KEY_REMEDIES,
+    "/v1/webhooks": WEBHOOK_REMEDIES,
+}
 DEFAULT_URL = "http://127.0.0.1:8080"
 TIMEOUT = httpx2.Timeout(30, connect=5)
 

@@ -5,7 +5,7 @@ in comes first; a task that is simply in a step is explained by that step's rule
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -31,6 +31,7 @@ class Wait(StrEnum):
     CANCEL = "cancel"
     PLACEMENT = "placement"
     SLOT = "slot"
+    MATCHING_NODE = "matching_node"
     NODE_REPORT = "node_report"
     NODE = "node"
     CLAIM = "claim"
@@ -181,6 +182,10 @@ def _slot(facts: Facts) -> str:
     return f"It waits for a free slot on a node with the labels that it asks for{place}."
 
 
+def _unserved(facts: Facts) -> str:
+    return f"No node that takes tasks has what it asks for: {', '.join(facts.unserved)}. It waits for one."
+
+
 # --- the steps ------------------------------------------------------------------------------------------------------
 
 _AT_ONCE: Final = _then("retried", "It is tried again, for as long as the database is away.")
@@ -293,6 +298,7 @@ _FIRST_WRITE: Final = _Rule(
     next=_FIRST,
     on_failure=_then("reconciled", "The reconciler looks whether Temporal has it, and starts it again if not."),
 )
+_UNSERVED: Final = replace(_STEPS[Step.WAITING_FOR_NODE_CAPACITY], waits_for=Wait.MATCHING_NODE, says=_unserved)
 _LATER: Final = _then("retried", "The dispatcher sends it again, for as long as Temporal is away.")
 
 
@@ -371,4 +377,5 @@ SITUATIONS: Final[tuple[tuple[_By, _Rule], ...]] = (
             on_failure=_LATER,
         ),
     ),
+    (lambda facts, _: bool(facts.unserved), _UNSERVED),
 )

@@ -52,6 +52,8 @@ class Facts:
     retry: Retry = field(default_factory=Retry)
     start: StartIntent | None = None
     queue_position: int | None = None
+    # What it asks a node for, where no node that takes tasks has all of it.
+    unserved: tuple[str, ...] = ()
 
     @property
     def since(self) -> datetime:

@@ -55,6 +55,14 @@ LEFT JOIN (
 ) turn ON turn.project = w.project
 WHERE own.task_id = :task AND own.attempt = :attempt
 """)
+# What it asks of a node, if no node that takes tasks serves it.
+_UNSERVED: Final = text("""
+SELECT own.labels, own.pinned, coalesce(mine.spec ->> 'provider', 'local') AS provider
+FROM waiters own JOIN tasks mine ON mine.id = own.task_id
+WHERE own.task_id = :task AND own.attempt = :attempt AND NOT EXISTS (
+  SELECT FROM nodes n WHERE n.status IN ('ready', 'warm', 'provisioning')
+    AND serves(n, own.pinned, own.labels, mine.spec ->> 'provider'))
+""")
 # Earlier visits of `running` in this attempt, and the last output or progress since this one began.
 _COMMAND: Final = text("""
 SELECT coalesce(sum(ended.ts - began.ts), interval '0') AS ran,
@@ -77,7 +85,9 @@ async def of_task(connection: AsyncConnection, project: ProjectId, task: str, *,
     if found.step is Step.WAITING_FOR_NODE_CAPACITY:
         rows = (await connection.execute(_RIVALS, named)).mappings()
         order = enumerate(in_order(Waiting(**row) for row in rows), start=1)
-        return replace(found, queue_position=next((place for place, waiting in order if waiting == task), None))
+        place = next((place for place, waiting in order if waiting == task), None)
+        asks = (await connection.execute(_UNSERVED, named)).mappings().one_or_none()
+        return replace(found, queue_position=place, unserved=_asked(**asks) if asks else ())
     if found.step is Step.RUNNING:
         command = (await connection.execute(_COMMAND, named)).one()
         return replace(found, ran=command.ran, active_at=command.active_at)
@@ -116,6 +126,13 @@ def read(row: Mapping[str, Any], *, budgets: Budgets) -> Facts:
         retry=_retry(json.dumps(row["retry"])),
         start=start,
     )
+
+
+def _asked(labels: Mapping[str, str], pinned: str | None, provider: str) -> tuple[str, ...]:
+    """Return what a task asks a node for, as words for a person."""
+    if pinned:
+        return (f"node {pinned}, where its workspace was kept",)
+    return (f"provider {provider}", *(f"label {name}={value}" for name, value in sorted(labels.items())))
 
 
 # Most tasks have the same few: a sweep reads thousands of rows.

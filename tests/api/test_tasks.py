@@ -204,6 +204,7 @@ async def test_bad_bodies_are_told_by_field_and_reason(api: Api, body: dict[str,
     assert (response.status_code, response.headers["content-type"]) == (422, "application/problem+json")
     assert field in [error["field"] for error in problem["errors"]]
     assert all(error["reason"] for error in problem["errors"])
+    assert "Value error" not in response.text
     assert len(response.content) < 2000
     assert {"type", "title", "status", "code", "retryable", "request_id"} <= problem.keys()
 

@@ -70,6 +70,7 @@ def test_settings_that_contradict_each_other_refuse_to_start(data_dir: Path, mon
     assert result.exit_code == 2
     assert "SUPERVISION__LEASE" in result.output
     assert "SUPERVISION__LOST_AFTER" in result.output
+    assert "Value error" not in result.output
     assert not (data_dir / "postgres").exists()
 
 

@@ -14,6 +14,8 @@ from cli.view import View
 ANSWERS: dict[str, tuple[int, str]] = {
     "/v1/tasks/unknown": (404, json.dumps({"title": "Not found", "detail": "no such task", "code": "not_found"})),
     "/v1/runs/unknown": (404, json.dumps({"title": "Not found", "detail": "no such run", "code": "not_found"})),
+    "/v1/keys/unknown": (404, json.dumps({"title": "Not found", "code": "not_found"})),
+    "/v1/webhooks/unknown": (404, json.dumps({"title": "Not found", "code": "not_found"})),
     "/v1/tasks/wrong": (
         422,
         json.dumps(
@@ -87,6 +89,12 @@ def remote() -> Iterator[Remote]:
     [
         ("/v1/tasks/unknown", "not_found", "Not found (not_found)\n  no such task\n  `taskrunner tasks list` shows"),
         ("/v1/runs/unknown", "not_found", "Not found (not_found)\n  no such run\n  `taskrunner runs list` shows"),
+        (
+            "/v1/keys/unknown",
+            "not_found",
+            "Not found (not_found)\n  `taskrunner keys list` and `taskrunner nodes tokens",
+        ),
+        ("/v1/webhooks/unknown", "not_found", "Not found (not_found)\n  `taskrunner webhooks list` shows"),
         ("/v1/tasks/wrong", "invalid", "Invalid (invalid)\n  the body is wrong\n  command: empty"),
         ("/v1/tasks/repeats", "invalid", "Invalid (invalid)\n  command: empty"),
         ("/v1/tasks/away", "database_unavailable", "The database is away (database_unavailable)\n  Try again"),

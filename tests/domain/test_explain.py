@@ -224,6 +224,20 @@ def test_an_external_workspace_is_claimed_and_needs_no_node() -> None:
     assert (ready.next.code, ready.next.status) == ("running", S.IN_PROGRESS)
 
 
+def test_a_task_that_no_node_can_take_says_what_none_has() -> None:
+    """A code of its own, and what it asks for; the deadline and both ways on are the step's."""
+    facts = replace(BASE, status=S.QUEUED, step=Step.WAITING_FOR_NODE_CAPACITY, queue_position=1)
+    alone = told(replace(facts, unserved=("provider docker", "label gpu=yes")))
+    assert alone.waits_for.code == "matching_node"
+    assert alone.waits_for.text.startswith(
+        "No node that takes tasks has what it asks for: provider docker, label gpu=yes."
+    )
+    queued = told(facts)
+    assert queued.waits_for.code == "slot"
+    assert (alone.until, alone.next, alone.on_failure) == (queued.until, queued.next, queued.on_failure)
+    assert told(replace(facts, unserved=("provider docker",), paused=True)).waits_for.code == "resume"
+
+
 def test_the_queue_is_told() -> None:
     """The place in it is in the sentence."""
     facts = replace(BASE, status=S.QUEUED, step=Step.WAITING_FOR_NODE_CAPACITY, queue_position=7)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 import pytest
+from sqlalchemy import text
 
 from domain.names import DEFAULT_PROJECT, NodeId, ProjectId, TaskId
 from domain.policy import Budgets
@@ -256,6 +257,27 @@ async def place(database: Database, project: ProjectId, task: TaskId) -> int | N
         found = await facts.of_task(connection, project, task, budgets=Budgets())
     assert found is not None
     return found.queue_position
+
+
+@pytest.mark.parametrize(
+    ("by", "told"),
+    [((), False), (("warm",), False), (("gone", "provisioning"), False), (("draining",), True), (("gone",), True)],
+)
+async def test_a_task_that_no_node_can_take_is_told(database: Database, by: tuple[str, ...], told: bool) -> None:  # noqa: FBT001
+    """What it asks for, when no node that takes tasks has all of it."""
+    traffic = await Traffic.on(database, 0)
+    async with database.begin("test") as connection:
+        for status in by:
+            move = text("UPDATE nodes SET status = :status WHERE id = :id")
+            await connection.execute(move, {"status": status, "id": traffic.nodes[0]})
+    task = await traffic.create()
+    assert await traffic.come(task) is None
+    await scalar(database, "UPDATE tasks SET step = 'waiting_for_node_capacity' WHERE id = :id RETURNING 1", id=task)
+    async with database.read() as connection:
+        found = await facts.of_task(connection, DEFAULT_PROJECT, task, budgets=Budgets())
+    assert found is not None
+    assert found.queue_position == 1
+    assert found.unserved == (("provider local", f"label pool={traffic.labels['pool']}") if told else ())
 
 
 async def test_the_place_that_is_told_is_the_order_of_grants(database: Database) -> None:
