@@ -6,8 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: help setup demo test test-faults test-containers beside-an-engine lab lint types contracts docs bench bench-stream bench-telemetry bench-cancel \
-  bench-runs requirements \
-  golden clean
+  bench-runs bench-nodes requirements golden clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -72,6 +71,9 @@ bench-cancel: setup ## 200 cancels at random moments, until nothing is left of t
 
 bench-runs: setup ## a run beside its tasks alone; from a dependency's end to the next member; a run of 2,000
 	$(BIN)/python -m benchmarks.runs
+
+bench-nodes: setup ## from a released slot to the next task; from dispatch to a workspace that is ready
+	$(BIN)/python -m benchmarks.nodes
 
 requirements: ## compile the exact versions with hashes, for every platform
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
