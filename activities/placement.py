@@ -79,6 +79,7 @@ class Placement(PlacementActivities):
         return NodeWaitAnswer(
             answer=Answer.model_validate(answer),
             reported_in=answer.get("reported_in", False),
+            gone=answer.get("gone", False),
             granted=answer.get("granted"),
         )
 

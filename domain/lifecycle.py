@@ -74,6 +74,7 @@ class StepOutcome(StrEnum):
 
     DONE = "done"
     SKIPPED = "skipped"
+    NODE_GONE = "node_gone"
     SLOT_LOST = "slot_lost"
     UNACKNOWLEDGED = "unacknowledged"
     NEXT_TURN = "next_turn"
@@ -166,8 +167,9 @@ MEMBER_TRANSITIONS: Final[Mapping[MemberStatus, frozenset[MemberStatus]]] = {
 STEP_ORDER: Final[tuple[Step, ...]] = tuple(Step)
 FIRST_STEP: Final = STEP_ORDER[0]
 
-# The ways that are not "the next step": two steps back, the turns of a conversation, and the way out.
+# The ways that are not "the next step": three steps back, the turns of a conversation, and the way out.
 _DETOURS: Final[Mapping[tuple[Step, StepOutcome], Step]] = {
+    (Step.NODE_AGENT_READY, StepOutcome.NODE_GONE): Step.NODE_SELECTION,
     (Step.WORKSPACE_CREATION, StepOutcome.SLOT_LOST): Step.NODE_SELECTION,
     (Step.WORKSPACE_READY, StepOutcome.UNACKNOWLEDGED): Step.WORKSPACE_DISPATCH,
     (Step.AWAITING_FOLLOWUP, StepOutcome.NEXT_TURN): Step.AGENT_SESSION,

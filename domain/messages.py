@@ -49,7 +49,10 @@ class NodeReady(BaseModel):
 
 
 class NodeLost(BaseModel):
-    """The node of a workspace is not there any more: `lost`, since nobody hears it, or `gone` for good."""
+    """The node of a workspace is not there any more: `lost`, since nobody hears it, or `gone` for good.
+
+    Without a workspace it is one that was waited for, and does not come up.
+    """
 
     node_id: NodeId | None = None
     workspace_id: WorkspaceId | None = None
@@ -229,10 +232,11 @@ class NodeWait(BaseModel):
 
 
 class NodeWaitAnswer(BaseModel):
-    """Whether the node has reported in already; `granted` is the node whose slot this attempt now holds."""
+    """Whether the node has reported in already, or never will; `granted` is the node whose slot this attempt holds."""
 
     answer: Answer
     reported_in: bool = False
+    gone: bool = False
     granted: NodeId | None = None
 
 

@@ -36,6 +36,7 @@ class RunnerState(BaseModel):
     node_made: bool = False
     slot_granted: NodeId | None = None
     nodes_ready: set[NodeId] = Field(default_factory=set)
+    nodes_gone: set[NodeId] = Field(default_factory=set)
     workspace_id: WorkspaceId | None = None
 
     claimed: bool = False

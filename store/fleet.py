@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.ids import new_id
@@ -32,7 +32,7 @@ WHERE id = :node AND {_IDLE} AND status IN ('ready', 'warm')
 """)
 _LOCK_LOST: Final = text("SELECT FROM nodes WHERE id = :node AND status = 'lost' FOR UPDATE")
 _DESERT: Final = text("SELECT desert_node(:node, 'gone')")
-_GIVE_UP: Final = text("UPDATE nodes SET status = 'gone' WHERE id = :node AND status = 'provisioning'")
+_LOCK_COMING: Final = text("SELECT FROM nodes WHERE id = :node AND status = 'provisioning' FOR UPDATE")
 _REVOKE: Final = text("UPDATE api_keys SET revoked_at = clock_timestamp() WHERE node_id = :node AND revoked_at IS NULL")
 _ONE: Final = text("""
 SELECT id, status, slots, labels, clock_timestamp() - created_at AS age, CAST(NULL AS interval) AS idle_for
@@ -103,12 +103,16 @@ async def retire(connection: AsyncConnection, node: NodeId, *, idle: timedelta) 
 
 async def abandon(connection: AsyncConnection, node: NodeId) -> bool:
     """End a node that is lost, and tell the attempts whose workspaces were there; False when it is back by now."""
-    if (await connection.execute(_LOCK_LOST, {"node": node})).first() is None:
-        return False
-    await connection.execute(_DESERT, {"node": node})
-    return True
+    return await _ended(connection, _LOCK_LOST, node)
 
 
 async def give_up(connection: AsyncConnection, node: NodeId) -> bool:
-    """End a node that has never reported in; False when it has by now."""
-    return bool((await connection.execute(_GIVE_UP, {"node": node})).rowcount)
+    """End a node that has never reported in, and tell those who wait for it; False when it has by now."""
+    return await _ended(connection, _LOCK_COMING, node)
+
+
+async def _ended(connection: AsyncConnection, lock: TextClause, node: NodeId) -> bool:
+    if (await connection.execute(lock, {"node": node})).first() is None:
+        return False
+    await connection.execute(_DESERT, {"node": node})
+    return True

@@ -34,6 +34,7 @@ FUNCTIONS = (
     "serves",
     "grant_slots",
     "free_slot",
+    "forsake_node",
     "desert_node",
     "lose_nodes",
     "provide_node",

@@ -57,6 +57,7 @@ UPDATE nodes SET status = CASE
   ELSE 'draining' END
 WHERE id = :id
 """)
+_FORSAKE: Final = text("SELECT forsake_node(id) FROM nodes WHERE id = :id AND status = 'gone'")
 _LOCK: Final = text("SELECT FROM nodes WHERE id = :id FOR UPDATE")
 _DESERT: Final = text("SELECT desert_node(:id, :status)")
 _LOSE: Final = text("SELECT lose_nodes(CAST(:lost_after AS interval), CAST(:gap AS interval))")
@@ -124,6 +125,7 @@ async def drain(connection: AsyncConnection, node: NodeId) -> dict[str, Any] | N
     A node that is lost stays so: nobody can say that it is empty.
     """
     drained = await connection.execute(_DRAIN, {"id": node})
+    await connection.execute(_FORSAKE, {"id": node})
     return dict(await _get(connection, node)) if drained.rowcount else None
 
 

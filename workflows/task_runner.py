@@ -208,9 +208,11 @@ class TaskRunner:
 
     @workflow.signal(name=SignalName.NODE_LOST)
     def node_lost(self, report: NodeLost | None = None) -> None:
-        """The node of a workspace is not there any more."""
+        """The node of a workspace is not there any more, or one that was waited for does not come up."""
         if report is not None and report.workspace_id is not None:
             self.attempt.desert(report)
+        elif report is not None and report.node_id is not None:
+            self.state.nodes_gone.add(report.node_id)
 
     @workflow.signal(name=SignalName.TASK_STEERED)
     def task_steered(self, _: Look | None = None) -> None:

@@ -18,11 +18,14 @@ BEGIN
   IF heard_since > present - p_lost_after THEN
     RETURN;
   END IF;
-  UPDATE nodes SET status = 'gone' WHERE id IN (
+  FOR n IN
     SELECT id FROM nodes
     WHERE status = 'provisioning' AND provider IS NULL
       AND coalesce(last_heartbeat_at, created_at) < present - p_lost_after
-    ORDER BY id FOR UPDATE SKIP LOCKED);
+    ORDER BY id FOR UPDATE SKIP LOCKED
+  LOOP
+    PERFORM desert_node(n.id, 'gone');
+  END LOOP;
   FOR n IN
     SELECT id FROM nodes
     WHERE status IN ('ready', 'warm', 'draining')

@@ -46,5 +46,6 @@ BEGIN
     SELECT granted INTO held FROM waiters WHERE task_id = p_task AND attempt = p_attempt;
   END IF;
   RETURN answer || jsonb_build_object('granted', held, 'reported_in', EXISTS (
-    SELECT FROM nodes WHERE id = p_awaits AND status IN ('ready', 'warm')));
+    SELECT FROM nodes WHERE id = p_awaits AND status IN ('ready', 'warm')), 'gone', p_awaits IS NOT NULL AND NOT EXISTS (
+    SELECT FROM nodes WHERE id = p_awaits AND status <> 'gone'));
 END $$;

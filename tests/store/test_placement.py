@@ -1,10 +1,12 @@
 """Which node is chosen, and who waits for one to report in."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.events import EventType
 from domain.ids import new_id, workspace_id
@@ -12,7 +14,7 @@ from domain.lifecycle import NodeStatus
 from domain.messages import NodeQuery
 from domain.names import DEFAULT_PROJECT, NodeId, TaskId
 from domain.spec import Provider
-from store import mirror, nodes, placement
+from store import fleet, mirror, nodes, placement
 from store.engine import Database
 from tests.store.rows import batch, column, create_node, create_task, event, flush
 from tests.store.slots import conclude, reserve, wait
@@ -194,6 +196,38 @@ async def test_who_waits_for_a_node_is_found_by_it(database: Database) -> None:
     node, task = await create_node(database, slots=1, status=COMING), await create_task(database)
     assert [await awaited(database, task, node) for _ in range(2)] == [(False, None)] * 2
     assert await column(database, "SELECT awaits FROM waiters WHERE task_id = :task", task=task) == [node]
+
+
+async def given_up(connection: AsyncConnection, node: NodeId) -> None:
+    """The provider's time to make it is over."""
+    assert await fleet.give_up(connection, node)
+
+
+async def silent(connection: AsyncConnection, node: NodeId) -> None:
+    """It has registered, and was not heard since, although somebody was there to hear it."""
+    await connection.execute(
+        text("UPDATE nodes SET created_at = now() - interval '1 hour' WHERE id = :id"), {"id": node}
+    )
+    for _ in range(2):
+        await nodes.hear(connection, lost_after=timedelta(minutes=3), gap=timedelta(hours=1))
+        await connection.execute(text("UPDATE hearing SET since = now() - interval '1 hour'"))
+
+
+@pytest.mark.parametrize("ends", [given_up, nodes.drain, nodes.remove, silent])
+async def test_who_waits_for_a_node_is_told_when_it_is_gone(database: Database, ends: Any) -> None:
+    """Told once, with its name and status; who comes later is told at once."""
+    node, waiter, later = (
+        await create_node(database, slots=1, status=COMING),
+        *[await create_task(database) for _ in "ab"],
+    )
+    await awaited(database, waiter, node)
+    async with database.begin("test") as connection:
+        await ends(connection, node)
+    told = "SELECT body FROM outbox WHERE task_id = :task AND name = 'node_lost'"
+    assert await column(database, told, task=waiter) == [{"node_id": node, "status": "gone"}]
+    async with database.commit("test") as connection:
+        answer = await mirror.wait_for_slot(connection, batch(later, 1), priority=3, labels={"node": node}, awaits=node)
+    assert (answer["gone"], answer["reported_in"]) == (True, False)
 
 
 @pytest.mark.parametrize("dead", [event(EventType.TASK_CANCELLED), event(EventType.TASK_QUEUED, attempt=2)])

@@ -15,7 +15,7 @@ from domain.ids import new_id
 from domain.names import NodeId, SignalName
 from domain.policy import Policy, StepRetry
 from domain.provisioning import NodeProvider, Provisioning
-from store import nodes
+from store import fleet, nodes
 from tests.workflows.node import ScriptedNode
 from tests.workflows.stage import Stage, bare_stage_on
 from workspaces.machines import Joining, MachineProvider
@@ -77,8 +77,8 @@ async def yard(temporal: WorkflowEnvironment, database_url: str) -> AsyncIterato
     labels, machines = {"pool": new_id()}, Machines()
     policy = Provisioning(provider=NodeProvider.PROCESS, labels=labels, slots=1, most=3)
     async with bare_stage_on(temporal, database_url) as stage:
-        fleet = Fleet(stage.database, machines, policy=policy, within=timedelta(minutes=15))
-        async with stage.worker(provisioning=policy, fleet=fleet):
+        makes = Fleet(stage.database, machines, policy=policy, within=timedelta(minutes=15))
+        async with stage.worker(provisioning=policy, fleet=makes):
             yield Yard(stage, machines, labels)
         await stage.execute("UPDATE nodes SET status = 'gone' WHERE provider IS NOT NULL")
 
@@ -171,3 +171,48 @@ async def test_a_cancel_before_it_is_up_leaves_the_node_to_the_next(yard: Yard) 
     (node,) = yard.machines.made
     async with yard.up(node):
         await finish(following)
+
+
+async def another(yard: Yard, task: Any, node: NodeId) -> NodeId:
+    """Return the node that the task waits for instead of this one."""
+    query = f"SELECT awaits <> '{node}' FROM waiters WHERE task_id = '{task.task}'"  # noqa: S608 - ids of ours
+    await yard.stage.until(query)
+    return next(made for made in yard.machines.made if made != node)
+
+
+async def test_a_node_that_is_given_up_is_waited_for_no_longer(yard: Yard) -> None:
+    """Another one is made for the same attempt as soon as the first is given up; it completes there."""
+    task = await yard.start()
+    await task.until("node_agent_ready")
+    (node,) = yard.machines.made
+    async with yard.stage.database.begin("test") as connection:
+        assert await fleet.give_up(connection, node)
+    yard.stage.dispatcher.poke()
+    second = await another(yard, task, node)
+    async with yard.up(second):
+        await finish(task)
+    row = await task.row()
+    assert (row["attempt"], row["node_id"]) == (1, second)
+    assert [visit async for visit in ended(task)] == ["node_gone", "done"]
+
+
+async def test_a_node_that_is_gone_before_it_is_waited_for_is_chosen_anew(yard: Yard) -> None:
+    """Another one is made: the first was given up while the provider's call hung."""
+    yard.machines.let = asyncio.Event()
+    task = await yard.start()
+    await task.until("node_provisioning")
+    await yard.stage.execute("UPDATE nodes SET status = 'gone' WHERE provider IS NOT NULL")
+    yard.machines.let.set()
+    await task.until("node_agent_ready")
+    second = await another(yard, task, yard.machines.made[0])
+    async with yard.up(second):
+        await finish(task)
+    assert (await task.row())["attempt"] == 1
+    assert [visit async for visit in ended(task)] == ["node_gone", "done"]
+
+
+async def ended(task: Any) -> AsyncIterator[str]:
+    """Give how each visit of `node_agent_ready` ended."""
+    for event in await task.events():
+        if (event.type, event.step) == ("step.finished", "node_agent_ready"):
+            yield event.data["outcome"]
