@@ -148,7 +148,7 @@ def _of_node(settings: Settings, home: str) -> dict[str, Any]:
 async def node_providers(
     settings: Settings, node_id: NodeId, *, heartbeat: timedelta
 ) -> AsyncIterator[dict[str, WorkspaceProvider]]:
-    """Give the providers of a node by name. Raises RuntimeError for one that cannot work here.
+    """Give the providers of a node by name. Raises NotJoined for one that cannot work here.
 
     `heartbeat` is the API's, as the lease is that a workspace has to keep by it.
     """
@@ -181,9 +181,9 @@ async def docker_provider(
 ) -> AsyncIterator[WorkspaceProvider]:
     """Give the provider of workspaces that are containers of this machine's engine."""
     if os.geteuid():
-        raise RuntimeError("a node with containers must be root: it mounts their disks")
+        raise NotJoined("a node with containers must be root: it mounts their disks")
     if importlib.util.find_spec("aiodocker") is None:
-        raise RuntimeError("install the extra `docker` for containers: pip install 'taskrunner[docker]'")
+        raise NotJoined("install the extra `docker` for containers: pip install 'taskrunner[docker]'")
     from workspaces import docker, engine  # noqa: PLC0415 - aiohttp is no part of other nodes
 
     async with engine.connected(settings.containers) as client:

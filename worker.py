@@ -70,6 +70,10 @@ SANDBOX: Final = SandboxedWorkflowRunner(
 )
 
 
+class EngineAwayError(RuntimeError):
+    """Temporal cannot be reached, as a sentence for a person."""
+
+
 async def connect(
     *,
     payload_keys: SecretStr = UNENCRYPTED,
@@ -82,14 +86,19 @@ async def connect(
     """Return a client by Temporal's own environment configuration (`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, …).
 
     Without `payload_keys` it is for those who look at no payload. `address` and `namespace` are for where the
-    configuration names none.
+    configuration names none. Raises EngineAwayError.
     """
     options: dict[str, Any] = {**ClientConfig.load_client_connect_config()}
     options.setdefault("target_host", address or "127.0.0.1:7233")
     options.setdefault("namespace", namespace or "default")
     converter = data_converter(payload_keys)
     options["interceptors"] = [traces.interceptor] if traces else []
-    return await Client.connect(**options, data_converter=converter, lazy=lazy, runtime=runtime or Runtime.default())
+    try:
+        return await Client.connect(
+            **options, data_converter=converter, lazy=lazy, runtime=runtime or Runtime.default()
+        )
+    except RuntimeError as error:  # the SDK's word for who cannot be reached
+        raise EngineAwayError(f"Temporal does not answer at {options['target_host']}: {error}") from None
 
 
 def process_name() -> str:

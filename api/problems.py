@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 
 from api.edge import request_id_of
 from domain.plan import BadRun
+from domain.reasons import reason_of
 
 MEDIA_TYPE: Final = "application/problem+json"
 _LONGEST_REASON: Final = 300
@@ -158,11 +159,6 @@ def of_validation(errors: Iterable[Mapping[str, Any]]) -> Problem:
     first = f"{found[0][0]}: {found[0][1]}" if found else "not valid"
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return Problem("invalid", first + more, errors=found[:_MOST_ERRORS])
-
-
-def reason_of(error: Mapping[str, Any]) -> str:
-    """Return what pydantic says of an error, without its word for those of ours."""
-    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def of_run(error: BadRun) -> Problem:

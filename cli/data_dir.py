@@ -23,6 +23,13 @@ class RunsAlreadyError(RuntimeError):
     """Another process runs a stack on this data directory."""
 
 
+class DataDirError(RuntimeError):
+    """The data directory cannot be made, written or read, as a sentence for a person."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(f"the data directory cannot be used: {error.filename or path}: {error.strerror}")
+
+
 class DataDir:
     """A folder of files: `address.json`, `*.key` (0600), `logs/`, `postgres/`, `temporal.db`, `nodes/`."""
 
@@ -35,12 +42,16 @@ class DataDir:
         return self.path / "logs"
 
     def prepare(self) -> None:
-        """Make the folder, closed to others by its files' modes and ignored by git."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.logs.mkdir(exist_ok=True)
-        ignore = self.path / ".gitignore"
-        if not ignore.exists():
-            ignore.write_text("*\n")
+        """Make the folder, closed to others by its files' modes and ignored by git. Raises DataDirError."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.logs.mkdir(exist_ok=True)
+            ignore = self.path / ".gitignore"
+            if not ignore.exists():
+                ignore.write_text("*\n")
+            (self.path / "lock").touch()
+        except OSError as error:
+            raise DataDirError(self.path, error) from None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -85,11 +96,13 @@ class DataDir:
         return _read_object(self.path / "ports.json")
 
     def secret(self, name: str) -> str | None:
-        """Return the content of `name.key`, or None when there is no such file."""
+        """Return the content of `name.key`, or None when there is no such file. Raises DataDirError."""
         try:
             return (self.path / f"{name}.key").read_text().strip() or None
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise DataDirError(self.path, error) from None
 
     def keep_secret(self, name: str, value: str) -> str:
         """Write `name.key` as a 0600 file, whole or not at all, unless it is there; return its content."""

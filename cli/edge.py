@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 def read_settings() -> "Settings":
     """Return the settings of this process; a set that contradicts itself ends it with the sentences that say why."""
     from pydantic import ValidationError
+    from pydantic_settings import SettingsError
 
+    from domain.reasons import reason_of
     from settings import Settings
 
     try:
@@ -21,6 +23,10 @@ def read_settings() -> "Settings":
     except ValidationError as error:
         for problem in error.errors():
             name = "__".join(str(part) for part in problem["loc"]).upper()
-            said = problem["msg"].removeprefix("Value error, ")
+            said = reason_of(problem)
             complain(f"TASKRUNNER_{name}: {said}" if name else said)
+        raise typer.Exit(2) from None
+    except SettingsError as error:
+        _, field, _ = str(error).split('"', 2)  # its one way to say which
+        complain(f"TASKRUNNER_{field.upper()}: is not JSON")
         raise typer.Exit(2) from None

@@ -8,7 +8,7 @@ from typing import Final
 import typer
 
 from cli import db, examples, keys, nodes, run_steering, runs, tasks, webhooks
-from cli.data_dir import RunsAlreadyError
+from cli.data_dir import DataDirError, RunsAlreadyError
 from cli.demo import demo
 from cli.doctor import doctor
 from cli.embedded.identity import NoIdentityError
@@ -74,7 +74,7 @@ for prefix, group in GROUPS.items():
 
 CORE: Final = "temporalio.bridge.temporal_sdk_bridge"
 # What a person can act on is a sentence; everything else is a fault of ours and keeps its traceback.
-EXPECTED = (RemoteError, ChildFailedError, NoIdentityError, RunsAlreadyError)
+EXPECTED = (RemoteError, ChildFailedError, NoIdentityError, RunsAlreadyError, DataDirError)
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """The API as the commands see it: where it is, with which key, and its problems as sentences."""
 
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ REMEDIES_BELOW: Final = {
     "/v1/keys": KEY_REMEDIES,
     "/v1/webhooks": WEBHOOK_REMEDIES,
 }
+KEY: Final = re.compile(r"[!-~]+")  # what a header takes
 DEFAULT_URL = "http://127.0.0.1:8080"
 TIMEOUT = httpx2.Timeout(30, connect=5)
 
@@ -73,6 +75,8 @@ class Remote:
     """A client of the API. Every method raises RemoteError."""
 
     def __init__(self, url: str, key: str | None, *, timeout: httpx2.Timeout = TIMEOUT) -> None:
+        if key and not KEY.fullmatch(key):
+            raise RemoteError("TASKRUNNER_API_KEY is no API key: `taskrunner keys create` makes one", code="no_key")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.url = url.rstrip("/")
         self.stopping = threading.Event()  # set by whoever stops the API: its absence is no longer waited for
@@ -92,7 +96,7 @@ class Remote:
 
     def get(self, path: str, **params: Any) -> Any:
         """Return the JSON of a GET; parameters that are None are left out."""
-        return self._call("GET", path, params=_given(params)).json()
+        return self._told(self._call("GET", path, params=_given(params)))
 
     def text(self, path: str, **params: Any) -> httpx2.Response:
         """Return the response of a GET whose body is not JSON."""
@@ -101,11 +105,11 @@ class Remote:
     def post(self, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None) -> Any:
         """Return the JSON of a POST, or None for an empty answer."""
         response = self._call("POST", path, json=body, headers=headers)
-        return response.json() if response.content else None
+        return self._told(response) if response.content else None
 
     def put(self, path: str, body: Any) -> Any:
         """Return the JSON of a PUT."""
-        return self._call("PUT", path, json=body).json()
+        return self._told(self._call("PUT", path, json=body))
 
     def delete(self, path: str) -> None:
         """Send a DELETE."""
@@ -130,6 +134,16 @@ class Remote:
         if response.is_success:
             return response
         raise problem(response)
+
+    def _told(self, response: httpx2.Response) -> Any:
+        try:
+            return response.json()
+        except ValueError:
+            raise RemoteError(
+                f"what answers at {self.url} is no Taskrunner API: set TASKRUNNER_URL to the address of one",
+                code="no_api",
+                status=response.status_code,
+            ) from None
 
     def unreachable(self, error: httpx2.TransportError) -> RemoteError:
         """Return what says that nobody answers, and what to do about it."""

@@ -3,7 +3,7 @@
 import signal
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from settings import Settings
+
+
+DRIVER: Final = "postgresql+psycopg"
 
 
 class Role(StrEnum):
@@ -36,6 +39,8 @@ def worker(
     journal.configure(level=settings.log_level)
     if node_id:
         settings = settings.model_copy(update={"node_id": node_id})
+    if role is Role.CONTROL:
+        _database_of(settings)
     main = {Role.CONTROL: workers.run_control, Role.NODE: node.run_node}[role]
     run(main(settings))
 
@@ -45,8 +50,26 @@ def api() -> None:
     from cli import journal
 
     settings = read_settings()
+    _database_of(settings)
     journal.configure(level=settings.log_level)
     run(_serve(settings))
+
+
+def _database_of(settings: "Settings") -> None:
+    """End where no database is named: a process by itself has none of its own."""
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    if not settings.database_url:
+        complain("set TASKRUNNER_DATABASE_URL; `taskrunner up` has a database of its own")
+        raise typer.Exit(2)
+    try:
+        driver = make_url(settings.database_url).drivername
+    except (ArgumentError, ValueError):
+        driver = ""
+    if driver != DRIVER:
+        complain(f"TASKRUNNER_DATABASE_URL: must be {DRIVER}://USER:PASSWORD@HOST:PORT/NAME")
+        raise typer.Exit(2)
 
 
 def run(main: "Coroutine[Any, Any, None]") -> None:
@@ -60,7 +83,7 @@ def run(main: "Coroutine[Any, Any, None]") -> None:
     except ExporterMissingError as error:
         complain(str(error))
         raise typer.Exit(2) from None
-    except NotJoined as error:
+    except (NotJoined, workers.EngineAwayError) as error:
         complain(str(error))
         raise typer.Exit(1) from None
 

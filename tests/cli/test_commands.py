@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from cli.data_dir import DataDirError
 from cli.main import app
 from cli.remote import RemoteError
 from cli.screen import coloured, escape, table
@@ -72,6 +73,63 @@ def test_settings_that_contradict_each_other_refuse_to_start(data_dir: Path, mon
     assert "SUPERVISION__LOST_AFTER" in result.output
     assert "Value error" not in result.output
     assert not (data_dir / "postgres").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "arguments", "says"),
+    [
+        ("TASKRUNNER_NODE_LABELS", "x", ("worker",), "TASKRUNNER_NODE_LABELS: is not JSON"),
+        ("TASKRUNNER_PROVISIONING__LABELS", "x", ("worker",), "PROVISIONING"),
+        ("TASKRUNNER_NODE_PROVIDERS", '["x"]', ("worker",), "Input should be 'local' or 'docker'"),
+        ("TASKRUNNER_DATABASE_URL", "", ("api",), "set TASKRUNNER_DATABASE_URL"),
+        ("TASKRUNNER_DATABASE_URL", "", ("worker",), "set TASKRUNNER_DATABASE_URL"),
+        ("TASKRUNNER_DATABASE_URL", "nonsense", ("api",), "must be postgresql+psycopg://"),
+        ("TASKRUNNER_DATABASE_URL", "postgresql://h/n", ("worker",), "must be postgresql+psycopg://"),
+        ("TASKRUNNER_DATABASE_URL", "postgresql+psycopg://h:x/n", ("worker",), "must be postgresql+psycopg://"),
+    ],
+)
+@pytest.mark.usefixtures("data_dir")
+def test_a_setting_that_is_wrong_is_told_with_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, arguments: tuple[str, ...], says: str
+) -> None:
+    """One line that names the setting, before anything is started."""
+    monkeypatch.setenv(name, value)
+    result = run(*arguments)
+    assert (result.exit_code, result.exception.__class__) == (2, SystemExit)
+    assert says in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("data_dir")
+def test_a_worker_without_temporal_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address at which nobody answers, and exit code 1."""
+    monkeypatch.setenv("TASKRUNNER_DATABASE_URL", "postgresql+psycopg://u@127.0.0.1:1/n")
+    monkeypatch.setenv("TASKRUNNER_METRICS_PORT", "")
+    monkeypatch.setenv("TEMPORAL_ADDRESS", "127.0.0.1:1")
+    result = run("worker")
+    assert (result.exit_code, result.exception.__class__) == (1, SystemExit)
+    assert "Temporal does not answer at 127.0.0.1:1" in result.output
+
+
+def test_a_data_directory_that_cannot_be_used_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in its place: `up` names it; other commands find no key there, and say what they can."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TASKRUNNER_URL", "http://127.0.0.1:1")
+    error = run("up", "--data-dir", str(tmp_path / "file")).exception
+    assert isinstance(error, DataDirError)
+    assert str(tmp_path / "file") in str(error)
+    assert isinstance(run("tasks", "list", "--data-dir", str(tmp_path / "file")).exception, RemoteError)
+
+
+@pytest.mark.parametrize("key", ["a\nb", "é", "a b"])
+@pytest.mark.usefixtures("data_dir")
+def test_what_no_header_can_hold_is_no_key(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """The sentence names the variable, and not what it holds."""
+    monkeypatch.setenv("TASKRUNNER_API_KEY", key)
+    error = run("tasks", "list").exception
+    assert isinstance(error, RemoteError)
+    assert "TASKRUNNER_API_KEY is no API key" in str(error)
+    assert key not in str(error)
 
 
 def test_doctor_finds_a_sound_machine(data_dir: Path) -> None:

@@ -44,6 +44,7 @@ ANSWERS: dict[str, tuple[int, str]] = {
     ),
     "/v1/tasks/broken": (500, json.dumps({"title": "A fault", "code": "internal", "request_id": "r-1"})),
     "/proxy": (502, "<html>bad gateway</html>"),
+    "/page": (200, "<html>somebody else</html>"),
     "/list-answer": (500, "[]"),
     "/closed": (401, json.dumps({"detail": "no key", "code": "unauthorized"})),
 }
@@ -100,6 +101,7 @@ def remote() -> Iterator[Remote]:
         ("/v1/tasks/away", "database_unavailable", "The database is away (database_unavailable)\n  Try again"),
         ("/v1/tasks/broken", "internal", "A fault (internal)\n  Report it with the request's id, r-1."),
         ("/proxy", "http_502", "Bad Gateway (http_502)"),
+        ("/page", "no_api", "what answers at http://127.0.0.1"),
         ("/list-answer", "http_500", "Internal Server Error (http_500)"),
         ("/closed", "unauthorized", "no key (unauthorized)\n  Set TASKRUNNER_API_KEY"),
     ],
