@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import typer
 
-from cli.data_dir import DEFAULT, DataDirOption
+from cli.data_dir import DEFAULT, DataDirError, DataDirOption
 from cli.remote import RemoteError, connect
 from cli.screen import JsonOption, complain, console, duration, escape, print_json
 
@@ -20,12 +20,13 @@ def health(*, as_json: JsonOption = False, data_dir: DataDirOption = DEFAULT) ->
 
     An API that does not answer is CRITICAL.
     """
-    with connect(data_dir) as remote:
-        try:
+    try:
+        with connect(data_dir) as remote:
             report = remote.get("/v1/health/report")
-        except RemoteError as error:
-            complain(str(error))
-            raise typer.Exit(EXIT_CODES["CRITICAL"] if error.transient else UNKNOWN) from None
+    except (RemoteError, DataDirError) as error:
+        complain(str(error))
+        away = isinstance(error, RemoteError) and error.transient
+        raise typer.Exit(EXIT_CODES["CRITICAL"] if away else UNKNOWN) from None
     if as_json:
         print_json(report)
     else:
@@ -49,7 +50,8 @@ def _show(report: dict[str, Any]) -> None:
             screen.print(f"stuck: {escape(task)}")
     if system := report["system"]:
         used, slots = (sum(node[name] for node in system["nodes"]) for name in ("used", "slots"))
-        screen.print(f"{len(system['nodes'])} nodes, {used} of {slots} slots used")
+        nodes = len(system["nodes"])
+        screen.print(f"{nodes} {'node' if nodes == 1 else 'nodes'}, {used} of {slots} slots used")
         if system["sweeps"]:
             screen.print(f"the reconciler within {window}: {_counts(system['sweeps'])}")
 

@@ -13,7 +13,7 @@ app = typer.Typer(help="API keys: shown once, stored as a hash.", no_args_is_hel
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    name: Annotated[str, typer.Argument(help="What the key is for.", metavar="NAME")],
     scope: Annotated[list[str], typer.Option(help="tasks:read, tasks:write, workspaces:write, nodes:write or admin.")],
     *,
     as_json: JsonOption = False,
@@ -52,7 +52,9 @@ def list_keys(*, as_json: JsonOption = False, data_dir: DataDirOption = DEFAULT)
 
 
 @app.command()
-def revoke(key_id: Annotated[str, typer.Argument(help="The key's id.")], *, data_dir: DataDirOption = DEFAULT) -> None:
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="The key's id.", metavar="ID")], *, data_dir: DataDirOption = DEFAULT
+) -> None:
     """Make a key useless from now on."""
     with connect(data_dir) as remote:
         remote.delete(f"/v1/keys/{key_id}")

@@ -14,7 +14,7 @@ app = typer.Typer(help="Machines that host workspaces.", no_args_is_help=True)
 tokens = typer.Typer(help="Tokens by which machines join: one for each node, shown once.", no_args_is_help=True)
 app.add_typer(tokens, name="tokens")
 
-NodeArgument = Annotated[str, typer.Argument(help="The node's id.")]
+NodeArgument = Annotated[str, typer.Argument(help="The node's id.", metavar="NODE")]
 
 
 @app.command("list")
@@ -147,7 +147,7 @@ def list_tokens(*, as_json: JsonOption = False, data_dir: DataDirOption = DEFAUL
 
 @tokens.command()
 def revoke(
-    token_id: Annotated[str, typer.Argument(help="The token's id, not its text.")],
+    token_id: Annotated[str, typer.Argument(help="The token's id, not its text.", metavar="ID")],
     *,
     data_dir: DataDirOption = DEFAULT,
 ) -> None:

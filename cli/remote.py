@@ -76,7 +76,9 @@ class Remote:
 
     def __init__(self, url: str, key: str | None, *, timeout: httpx2.Timeout = TIMEOUT) -> None:
         if key and not KEY.fullmatch(key):
-            raise RemoteError("TASKRUNNER_API_KEY is no API key: `taskrunner keys create` makes one", code="no_key")
+            raise RemoteError(
+                "TASKRUNNER_API_KEY is no API key: `taskrunner keys create` makes one", code="no_key", status=401
+            )
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.url = url.rstrip("/")
         self.stopping = threading.Event()  # set by whoever stops the API: its absence is no longer waited for

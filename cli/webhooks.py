@@ -10,12 +10,12 @@ from cli.screen import JsonOption, clock, console, escape, print_json, table
 
 app = typer.Typer(help="Have events delivered to an address of yours.", no_args_is_help=True)
 
-WebhookId = Annotated[str, typer.Argument(help="The webhook's id.")]
+WebhookId = Annotated[str, typer.Argument(help="The webhook's id.", metavar="WEBHOOK")]
 
 
 @app.command()
 def create(
-    url: Annotated[str, typer.Argument(help="https, and public.")],
+    url: Annotated[str, typer.Argument(help="https, and public.", metavar="URL")],
     event: Annotated[list[str], typer.Option(help="A type of event, as task.completed; may be given again.")],
     description: Annotated[str, typer.Option(help="What it is for.")] = "",
     *,
@@ -90,7 +90,7 @@ def deliveries(
 @app.command()
 def redeliver(
     webhook_id: WebhookId,
-    delivery_id: Annotated[str, typer.Argument(help="The delivery's id.")],
+    delivery_id: Annotated[str, typer.Argument(help="The delivery's id.", metavar="DELIVERY")],
     *,
     data_dir: DataDirOption = DEFAULT,
 ) -> None:

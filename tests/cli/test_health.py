@@ -90,6 +90,13 @@ def test_an_api_that_does_not_answer_is_critical(monkeypatch: pytest.MonkeyPatch
     assert "no API answers" in result.output
 
 
+def test_a_key_that_can_be_none_says_nothing_of_the_level(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
+    """3: neither HEALTHY, nor a WARNING."""
+    monkeypatch.setenv("TASKRUNNER_API_KEY", "no key")
+    result = asked(monkeypatch, f"{server}/healthy")
+    assert (result.exit_code, "TASKRUNNER_API_KEY" in result.output) == (3, True)
+
+
 def test_json_is_the_apis(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
     """Unchanged, and with the same exit code."""
     result = asked(monkeypatch, f"{server}/warning", "--json")
