@@ -59,7 +59,12 @@ def join(
     ] = None,
     slots: Annotated[int | None, typer.Option(min=1, help="Workspaces that it hosts at once.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="A label, NAME=VALUE; may be repeated.")] = None,
-    data_dir: DataDirOption = DEFAULT,
+    data_dir: Annotated[
+        Path,
+        typer.Option(
+            "--data-dir", envvar="TASKRUNNER_DATA_DIR", help="This node's own folder: its workspaces, and its id."
+        ),
+    ] = DEFAULT,
 ) -> None:
     """Make this machine a node, until SIGTERM or until it was drained. It needs no open port."""
     from pydantic import SecretStr
@@ -151,7 +156,7 @@ def revoke(
     *,
     data_dir: DataDirOption = DEFAULT,
 ) -> None:
-    """Make a token useless from now on. With its last token a node gets no more tasks, and is lost after a while."""
+    """Make a token useless from now on. A node whose last one it was gets no more tasks."""
     with connect(data_dir) as remote:
         remote.delete(f"/v1/keys/{token_id}")
     console().print(f"revoked {escape(token_id)}")
