@@ -32,14 +32,20 @@ def main(arguments: "list[str]") -> int:
 
 def run(mode: str, control: str, name: str) -> int:
     """Run one session in this mode."""
-    from workspaces.inside import agent, prepare
     from workspaces.inside.session import Session, read_secrets
 
     secrets = read_secrets(sys.stdin.buffer)
     session = Session(Path(control), name)
     if not session.claim():
         return 0
-    {"prepare": prepare.run, "agent": agent.run}[mode](session, secrets)
+    if mode == "prepare":
+        from workspaces.inside import prepare
+
+        prepare.run(session, secrets)
+    else:
+        from workspaces.inside import agent
+
+        agent.run(session, secrets)
     return 0
 
 
