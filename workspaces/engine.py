@@ -21,6 +21,8 @@ from workspaces import container, processes
 from workspaces.launcher import STARTED_WITHIN, gone, not_started
 
 NOT_MODIFIED, BAD_REQUEST, NOT_FOUND, CONFLICT, SERVER_ERROR = 304, 400, 404, 409, 500
+# A registry's words, which some engines pass on as an error of their own.
+NO_SUCH_IMAGE: Final = ("manifest unknown", "name unknown")
 ANSWER: Final = ClientTimeout(total=120)  # the engine stops and removes what may be large
 WAITED: Final = 20.0  # seconds for what another call to the engine is about to finish
 
@@ -59,7 +61,7 @@ class Engine:
             try:
                 await self._client.images.pull(name)
             except DockerError as error:
-                if error.status < SERVER_ERROR:
+                if error.status < SERVER_ERROR or any(words in error.message for words in NO_SUCH_IMAGE):
                     text = f"The image {name} cannot be pulled: {error.message}"
                     raise no_image("missing", text[:500], "Look at its name.") from None
                 raise
