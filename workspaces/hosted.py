@@ -208,7 +208,7 @@ class HostedProvider(WorkspaceProvider):
     async def _destroy(self, layout: Layout, *, keep: bool) -> tuple[int, int]:
         if not keep:
             # Also for a workspace that is not here: its creation may still be under way.
-            layout.bury()
+            await self._bury(layout)
         if keep and layout.own.is_dir():
             layout.write(layout.stopped, str(sessions.latest_attempt(layout.control)))
         ended, left = await self._end(layout, grace=self._grace)
@@ -222,6 +222,15 @@ class HostedProvider(WorkspaceProvider):
             await self._remove(layout)
             self._forget()
         return ended, left
+
+    async def _bury(self, layout: Layout) -> None:
+        """Leave the mark of a destruction; on a disk without room for it, what is removed here makes room."""
+        try:
+            layout.bury()
+        except OSError:
+            await self._end(layout, grace=self._grace)
+            await self._remove(layout)
+            layout.bury()
 
     async def list(self) -> list[WorkspaceId]:
         """Return the names of the directories."""

@@ -1,10 +1,14 @@
 """Destruction beside an effect that is still under way: whichever of the two ends last, nothing is left over."""
 
 import asyncio
+import os
 import random
+import shutil
+import subprocess
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +17,7 @@ from domain.errors import Failure
 from domain.ids import new_id
 from domain.messages import AgentOrder
 from tests.workspaces.conftest import Bench
+from tests.workspaces.recording import until
 from workspaces import processes
 from workspaces.launcher import Spawner
 from workspaces.layout import Layout
@@ -109,3 +114,29 @@ DO: dict[str, Callable[[WorkspaceProvider, Bench], Awaitable[Any]]] = {
     "create": lambda provider, bench: provider.create(bench.order, bench.grant(new_id())),
     "start_agent": lambda provider, bench: provider.start_agent(AgentOrder(order=bench.order), bench.grant(new_id())),
 }
+
+
+@pytest.fixture
+def small_disk(bench: Bench) -> Iterator[Path]:
+    """Put the workspaces on a disk of few files."""
+    bench.root.mkdir(parents=True)
+    mount, umount = shutil.which("mount"), shutil.which("umount")
+    options = ["-t", "tmpfs", "-o", "size=8m,nr_inodes=100,mode=0700", "tmpfs", str(bench.root)]
+    if not mount or not umount or subprocess.run([mount, *options], capture_output=True, check=False).returncode:
+        pytest.skip("a file system of a given size needs the right to mount one")
+    yield bench.root
+    subprocess.run([umount, "--lazy", str(bench.root)], check=True)
+
+
+async def test_a_workspace_that_has_filled_the_nodes_disk_is_removed(bench: Bench, small_disk: Path) -> None:
+    """There is no room for the mark that it is gone: what it leaves makes room."""
+    fill = "import itertools\nfor n in itertools.count(): open(str(n), 'w').close()"
+    await bench.prepare(command=["sh", "-c", f'python3 -c "{fill}"; sleep 60'])
+    await bench.start()
+    await until(lambda: os.statvfs(small_disk).f_ffree == 0)
+    with pytest.raises(OSError, match="No space"):
+        (small_disk / "file").touch()
+    await bench.provider.destroy(bench.order.workspace_id)
+    assert not bench.base.exists()
+    with pytest.raises(Failure):
+        await bench.provider.create(bench.order, bench.grant())
