@@ -28,18 +28,20 @@ _REGISTER: Final = text("""
 INSERT INTO nodes AS n (id, status, slots, labels, facts, home, last_heartbeat_at)
 VALUES (:id, 'provisioning', :slots, CAST(:labels AS jsonb), CAST(:facts AS jsonb), :home, clock_timestamp())
 ON CONFLICT (id) DO UPDATE SET slots = excluded.slots, labels = excluded.labels, facts = excluded.facts,
-  home = coalesce(excluded.home, n.home),
+  home = coalesce(excluded.home, n.home), drains = false,
   last_heartbeat_at = CASE WHEN n.status = 'gone' THEN excluded.last_heartbeat_at ELSE n.last_heartbeat_at END,
   status = CASE WHEN n.status = 'gone' AND n.provider IS NULL THEN 'provisioning' ELSE n.status END
 WHERE n.home IS NULL OR excluded.home IS NULL OR n.home = excluded.home OR n.status IN ('provisioning', 'lost', 'gone')
 RETURNING n.xmax = 0
 """)
 # The row's lock comes first: an attempt that enters the wait for this node holds it while it looks. A node that was
-# made and is gone stays so: its machine is being taken away.
+# made and is gone stays so: its machine is being taken away. One that drains goes on with that, lost meanwhile or not.
 _REPORT: Final = text("""
-UPDATE nodes SET status = 'ready', last_heartbeat_at = clock_timestamp(),
+UPDATE nodes SET last_heartbeat_at = clock_timestamp(),
+  status = CASE WHEN NOT drains THEN 'ready' WHEN used = 0 OR status = 'gone' THEN 'gone' ELSE 'draining' END,
   idle_since = CASE WHEN used = 0 THEN coalesce(idle_since, clock_timestamp()) END
 WHERE id = :id AND NOT (status = 'gone' AND provider IS NOT NULL)
+RETURNING status
 """)
 _TELL: Final = text("""
 INSERT INTO outbox (kind, task_id, attempt, name, body)
@@ -51,7 +53,7 @@ _BEAT: Final = text("""
 UPDATE nodes SET last_heartbeat_at = clock_timestamp(), cpu = :cpu, memory = :memory, load = :load WHERE id = :id
 """)
 _DRAIN: Final = text("""
-UPDATE nodes SET status = CASE
+UPDATE nodes SET drains = true, status = CASE
   WHEN status IN ('lost', 'gone') THEN status
   WHEN status = 'provisioning' OR used = 0 THEN 'gone'
   ELSE 'draining' END
@@ -94,8 +96,11 @@ async def elsewhere(connection: AsyncConnection, node: NodeId, *, home: str) -> 
 
 
 async def report(connection: AsyncConnection, node: NodeId) -> dict[str, Any] | None:
-    """Note that a node is there: tell those who wait for it, grant its slots; None for an unknown node."""
-    if (await connection.execute(_REPORT, {"id": node})).rowcount:
+    """Note that a node is there: tell those who wait for it, grant its slots; None for an unknown node.
+
+    One that was drained since its start gets none.
+    """
+    if (await connection.execute(_REPORT, {"id": node})).scalar_one_or_none() == NodeStatus.READY:
         await connection.execute(_TELL, {"id": node})
         await connection.execute(_GRANT, {"id": node})
     row = (await connection.execute(_row(node))).mappings().one_or_none()

@@ -102,6 +102,8 @@ class Node(Base):
     # Who has made it, if nobody let it join, and since when none of its slots is taken.
     provider: Mapped[str | None]
     idle_since: Mapped[datetime | None]
+    # Whether it was told to take no more tasks since it was started: it may be lost meanwhile, and come back.
+    drains: Mapped[bool] = mapped_column(server_default=text("false"))
     # The machine that it is, by an id that the machine keeps.
     home: Mapped[str | None]
     __table_args__ = (one_of("status", NodeStatus), CheckConstraint("used >= 0", name="used"))

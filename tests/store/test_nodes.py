@@ -279,6 +279,28 @@ def _on_the_way(to: str) -> str:
     return to if target in {*ways, NodeStatus.READY} else next(way for way in ways if target in NODE_TRANSITIONS[way])
 
 
+@pytest.mark.parametrize(("busy", "becomes"), [(True, "draining"), (False, "gone")])
+async def test_a_drain_outlasts_a_silence(database: Database, *, busy: bool, becomes: str) -> None:
+    """A node that was told to take no more tasks, was lost and is back, takes none; started again, it does."""
+    node = await create_node(database, slots=2)
+    task, _ = await at_work(database, node)
+    async with database.begin("test") as connection:
+        await nodes.drain(connection, node)
+    await execute(database, "UPDATE nodes SET status = 'lost' WHERE id = :id", id=node)
+    if not busy:
+        await conclude(database, task, 2)
+    waiter = await create_task(database)
+    await wait(database, waiter, 1, node)
+    async with database.begin("test") as connection:
+        back = await nodes.report(connection, node)
+        assert back is not None
+        assert (back["status"], back["used"]) == (becomes, int(busy))
+        await nodes.register(connection, node=node, slots=2, labels=f'{{"node": "{node}"}}', facts="{}")
+        again = await nodes.report(connection, node)
+    assert again is not None
+    assert (again["status"], again["used"]) == ("ready", int(busy) + 1)
+
+
 async def test_a_draining_node_gets_nothing_and_is_gone_with_its_last_slot(database: Database) -> None:
     """Who waits stays waiting, also when one of its slots becomes free."""
     node = await create_node(database, slots=2)
