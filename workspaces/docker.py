@@ -145,8 +145,13 @@ class DockerProvider(HostedProvider):
         return holder, False
 
     async def wait_agent(self, agent: AgentOrder) -> AgentExit:
-        """Watch as everywhere, and see to it that the way out stays open meanwhile."""
+        """Watch as everywhere, and see to it that the way out stays open meanwhile.
+
+        A turn that had ended before the machine was started anew has left its exit file on a disk that is not mounted.
+        """
         layout, way = self._layout(agent.order.workspace_id), address(agent.order.callback_url)
+        with suppress(Failure):  # a disk that cannot be mounted says nothing: the turn is lost
+            await asyncio.to_thread(layout.mount)
         guarding = asyncio.create_task(_kept_open(layout, way))
         try:
             return await super().wait_agent(agent)

@@ -195,6 +195,21 @@ async def test_a_lock_of_its_own_stops_nobody(bench: ContainerBench, make: str) 
     assert (await bench.exit()).lost
 
 
+@pytest.mark.parametrize("name", ["token", "input.json", "agent-a2-t2.json"])
+async def test_a_folder_in_the_place_of_our_files_does_not_keep_a_workspace(bench: ContainerBench, name: str) -> None:
+    """The workspace is kept, its next turn or attempt starts, and it is removed."""
+    make = f"cd /workspace/control; rm -f {name}; mkdir -p {name}/x; touch ../work/made; sleep 60"
+    await bench.prepare(command=["sh", "-c", f"test -e made || {{ {make}; }}"])
+    await bench.start()
+    await until((bench.files / "work/made").exists)
+    assert (await bench.provider.destroy(bench.order.workspace_id, keep=True)).details["kept"]
+    bench.order = bench.order.model_copy(update={"attempt": 2})
+    await bench.start(turn=2)
+    assert (await bench.exit(turn=2)).exit_code == 0
+    await bench.provider.destroy(bench.order.workspace_id)
+    assert not bench.base.exists()
+
+
 async def test_no_folder_can_be_swapped_for_a_link(bench: ContainerBench, tmp_path: Path) -> None:
     """The folders that the node reads and writes are not the command's to move."""
     outside = tmp_path / "outside"
