@@ -92,10 +92,12 @@ class Fleet(FleetActivities):
         over = False
         if row.status is NodeStatus.PROVISIONING and row.age > self._within:
             over = report.dry_run or await self._given_up(row)
-        elif row.status is NodeStatus.PROVISIONING and row.age > ITS_OWN and row.id not in there:
-            report.note(Action.NODE_MADE, row.id)
-            if not report.dry_run:
-                await self._make(machines, row)
+        elif row.status is NodeStatus.PROVISIONING and row.age > ITS_OWN:
+            # Also one that died before it came up, of which something is left.
+            if not await self._comes_up(machines, row.id):
+                report.note(Action.NODE_MADE, row.id)
+                if not report.dry_run:
+                    await self._make(machines, row)
         elif row.status is NodeStatus.LOST:
             over = report.dry_run or await self._removed(row)
         elif row.idle_for is not None and row.idle_for > self._policy.keep_warm:
@@ -107,9 +109,8 @@ class Fleet(FleetActivities):
 
     async def _make(self, machines: MachineProvider, row: Made) -> bool:
         """Make a machine with a token of its own; False when there is one."""
-        with boundary("machines.find"):
-            if await machines.find_by_tag(row.id):
-                return False
+        if await self._comes_up(machines, row.id):
+            return False
         token = f"tr_{secrets.token_urlsafe(32)}"
         async with self._database.begin("fleet.give_token") as connection:
             await fleet.give_token(connection, row.id, keys.sha256_of(token))
@@ -117,6 +118,10 @@ class Fleet(FleetActivities):
             await machines.create(Joining(node_id=row.id, slots=row.slots, labels=row.labels, token=token))
         log.info("node.made", node=row.id, provider=self._policy.provider)
         return True
+
+    async def _comes_up(self, machines: MachineProvider, node: NodeId) -> bool:
+        with boundary("machines.find"):
+            return await machines.find_by_tag(node)
 
     async def _given_up(self, row: Made) -> bool:
         async with self._database.commit("fleet.give_up") as connection:

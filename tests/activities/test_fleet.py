@@ -28,15 +28,19 @@ class Machines(MachineProvider):
     """A provider that keeps its machines in memory."""
 
     there: dict[NodeId, Joining | None] = field(default_factory=dict)
+    remains: set[NodeId] = field(default_factory=set)
     away: bool = False
 
     async def create(self, joining: Joining) -> None:
         if self.away:
             raise OSError(5, "no machine to be had")
+        if joining.node_id in self.remains:
+            self.remains.remove(joining.node_id)
+            del self.there[joining.node_id]
         self.there.setdefault(joining.node_id, joining)
 
     async def find_by_tag(self, tag: NodeId) -> bool:
-        return tag in self.there
+        return tag in self.there and tag not in self.remains
 
     async def destroy(self, tag: NodeId) -> None:
         self.there.pop(tag, None)
@@ -127,6 +131,16 @@ async def test_a_sweep_by_status(
     assert (node in place.machines.there) is (does is Action.NODE_MADE or (there and not does))
     if does is not Action.NODE_MADE:
         assert await place.tended() == {}
+
+
+async def test_a_machine_that_died_before_it_came_up_is_made_again(place: Place) -> None:
+    """Something of it is left, so it is listed; nobody else would make it while its row is waited for."""
+    node = await place.node("provisioning", age=2)
+    place.machines.remains.add(node)
+    for dry_run in (True, False):
+        assert await place.tended(dry_run=dry_run) == {Action.NODE_MADE: [node]}
+    assert place.machines.there[node] is not None
+    assert await place.tended() == {}
 
 
 async def test_one_that_cannot_be_made_keeps_nobody_from_his_turn(place: Place) -> None:
