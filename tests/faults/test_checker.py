@@ -233,6 +233,16 @@ def test_a_forced_end_was_terminated() -> None:
     assert not check(replace(forced, executions=execution(status="TERMINATED")))[name_of(4)]
 
 
+def test_who_was_terminated_while_its_worker_was_frozen_had_no_problem_of_its_own() -> None:
+    """A task that nobody answers is a problem of who runs, and none of who was terminated meanwhile."""
+    unanswered = ("category=WorkflowTaskTimedOut", "cause=WorkflowTaskTimedOutCauseStartToClose")
+    found = {
+        status: check(replace(whole(), executions=execution(status=status, problems=unanswered)))[name_of(8)] != []
+        for status in ("RUNNING", "TERMINATED")
+    }
+    assert found == {"RUNNING": True, "TERMINATED": False}
+
+
 def engine_said(action: str, when: int, workspace: str, execution: str = "") -> Mapping[str, Any]:
     """Return an event of an engine."""
     labels = {container.TASK: TASK, container.WORKSPACE: workspace, "execID": execution}

@@ -9,6 +9,7 @@ from domain.names import TaskId, workflow_id
 from tests.faults.snapshot import Execution, Snapshot
 
 NEVER_STARTED: Final = "never started"
+UNANSWERED: Final = "category=WorkflowTaskTimedOut"
 
 # How an attempt ended in the mirror, and how the engine may say the same: its status, and the failure's type.
 # A cancel that reached the workflow as a cancel is CANCELED there; one that it read in the mirror is a failure of that
@@ -79,9 +80,13 @@ def _ended(snapshot: Snapshot, name: str) -> bool:
 
 
 def problems(snapshot: Snapshot) -> Iterator[str]:
-    """No workflow reports a problem of its own code."""
+    """No workflow reports a problem of its own code.
+
+    One that was terminated while its worker was frozen keeps the report of the task that nobody answered.
+    """
     for execution in (*snapshot.executions.values(), *snapshot.orchestrators.values()):
-        if execution.problems:
+        overtaken = execution.status == "TERMINATED" and UNANSWERED in execution.problems
+        if execution.problems and not overtaken:
             yield f"{execution.workflow_id} reports {', '.join(execution.problems)}"
 
 
