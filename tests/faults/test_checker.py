@@ -233,6 +233,16 @@ def test_a_forced_end_was_terminated() -> None:
     assert not check(replace(forced, executions=execution(status="TERMINATED")))[name_of(4)]
 
 
+def test_who_was_overtaken_by_a_later_attempt_may_say_so() -> None:
+    """An attempt that is cancelled here is FAILED there as superseded, where a later attempt is, and only there."""
+    last = LOG[-1].model_copy(update={"type": EventType.TASK_CANCELLED})
+    later = last.model_copy(update={"type": EventType.TASK_QUEUED, "attempt": 2, "seq": last.seq + 1})
+    engine = execution(status="FAILED", error="superseded")
+    alone = replace(whole(), logs={TASK: [*LOG[:-1], last]}, executions=engine)
+    assert check(alone)[name_of(4)]
+    assert not check(replace(alone, logs={TASK: [*LOG[:-1], last, later]}))[name_of(4)]
+
+
 def test_who_was_terminated_while_its_worker_was_frozen_had_no_problem_of_its_own() -> None:
     """A task that nobody answers is a problem of who runs, and none of who was terminated meanwhile."""
     unanswered = ("category=WorkflowTaskTimedOut", "cause=WorkflowTaskTimedOutCauseStartToClose")

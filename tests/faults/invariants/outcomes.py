@@ -9,6 +9,8 @@ from domain.names import TaskId, workflow_id
 from tests.faults.snapshot import Execution, Snapshot
 
 NEVER_STARTED: Final = "never started"
+# Its end was written in a workflow task that was abandoned, and a later attempt was there before it was done again.
+SUPERSEDED: Final = "FAILED:superseded"
 UNANSWERED: Final = "category=WorkflowTaskTimedOut"
 
 # How an attempt ended in the mirror, and how the engine may say the same: its status, and the failure's type.
@@ -32,7 +34,8 @@ def in_words(execution: Execution | None) -> str:
     """Return how an execution ended, in the words of OUTCOMES."""
     if execution is None:
         return NEVER_STARTED
-    return "FAILED:cancelled" if execution.error == "cancelled" else execution.status
+    told = f"{execution.status}:{execution.error}"
+    return told if told in ("FAILED:cancelled", SUPERSEDED) else execution.status
 
 
 def forced(event: NewEvent | Event) -> bool:
@@ -58,6 +61,8 @@ def agreement(snapshot: Snapshot) -> Iterator[str]:
             name = workflow_id(TaskId(task), event.attempt)
             found = in_words(snapshot.executions.get(name))
             if found == "TERMINATED" and _asked_to_cancel(log, event.attempt):
+                continue
+            if found == SUPERSEDED and event.attempt < max(attempts):
                 continue
             # Whoever was ended by others may have heard of it, and have ended in the same way.
             if found not in OUTCOMES[ended] | (TAKEN_OUT_OF_ITS_HANDS if forced(event) else set()):
