@@ -22,10 +22,11 @@ async def test_the_schedule_is_kept_by_every_start(stage: Stage) -> None:
     handle = client.get_schedule_handle(RECONCILE_SCHEDULE)
     try:
         await asyncio.gather(*(schedule.keep(client, every=EVERY, queue=stage.queue) for _ in range(3)))
-        await handle.pause(note="lunch")
         async with asyncio.timeout(PATIENCE):
-            # The engine takes a pause as a signal: until it is to be seen, an update would write what was before.
-            while not (await handle.describe()).schedule.state.paused:  # noqa: ASYNC110 - a schedule has no event
+            # The engine takes pauses and updates as signals, and of those of one moment the pauses first: an update of
+            # before may write over this one. Once it is to be seen there is none any more.
+            while not (await handle.describe()).schedule.state.paused:
+                await handle.pause(note="lunch")
                 await asyncio.sleep(0.05)
         await schedule.keep(client, every=2 * EVERY, queue=stage.queue)
         found = (await handle.describe()).schedule
