@@ -31,3 +31,26 @@ def test_program_runs_by_path_from_anywhere(tmp_path: Path, flags: list[str]) ->
     )
     assert done.returncode == 2
     assert "prepare|agent CONTROL SESSION" in done.stderr
+
+
+# The main thread is told to stop while it holds a lock that whatever follows needs: it was about to wait.
+STOPPED = f"""
+import os, signal, sys, threading
+sys.path.insert(0, {str(PROGRAM.parents[1])!r})
+from workspaces.inside import commands
+
+stop, waiting = commands.Stop(), threading.Event()
+stop.then = waiting.set
+stop.on_sigterm()
+with waiting._cond:
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.sigtimedwait([], 0.2)
+waiting.wait(20)
+print(stop.error["code"])
+"""
+
+
+def test_a_stop_waits_for_no_lock() -> None:
+    """It is heard at any moment, and the main thread goes on."""
+    done = subprocess.run([sys.executable, "-c", STOPPED], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stdout, done.stderr) == ("stopped\n", "")

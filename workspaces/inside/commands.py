@@ -197,7 +197,7 @@ def _signal(pids: list[int], child: subprocess.Popen[bytes] | None, number: sign
 
 
 class Stop:
-    """Ends the work early, from any thread or signal handler; the first reason stays."""
+    """Ends the work early, from any thread; the first reason stays."""
 
     def __init__(self) -> None:
         self.error: dict[str, Any] | None = None
@@ -212,11 +212,19 @@ class Stop:
             threading.Thread(target=end_all, args=(self.child,), name="stop", daemon=True).start()
 
     def on_sigterm(self) -> None:
-        """Stop when the node, or the machine, tells this process to."""
-        signal.signal(
-            signal.SIGTERM,
-            lambda *_: self("stopped", "runtime_lost", "The workspace was stopped from outside."),
-        )
+        """Stop when the node, or the machine, tells this process to.
+
+        The signal interrupts the main thread, which may hold any lock, one that a stop needs perhaps: the handler only
+        writes to a pipe, and a thread of its own reads there.
+        """
+        told, tell = os.pipe()
+
+        def listen() -> None:
+            os.read(told, 1)
+            self("stopped", "runtime_lost", "The workspace was stopped from outside.")
+
+        threading.Thread(target=listen, name="sigterm", daemon=True).start()
+        signal.signal(signal.SIGTERM, lambda *_: os.write(tell, b"."))
 
     def on_gone(self) -> None:
         """Stop because the API said that the attempt ended."""
