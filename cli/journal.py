@@ -33,8 +33,12 @@ def trace(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str
     return line
 
 
+class Lines(logging.StreamHandler[Any]):
+    """Writes what libraries log."""
+
+
 def configure(*, level: str = "INFO") -> None:
-    """Write lines of this level and above: for people on a terminal, as JSON otherwise.
+    """Write lines of this level and above: for people on a terminal, as JSON otherwise; the last call counts.
 
     What libraries log is written in the same way, from WARNING on.
     """
@@ -57,9 +61,11 @@ def configure(*, level: str = "INFO") -> None:
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler, root = Lines(sys.stderr), logging.getLogger()
     without = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=known, processors=[without, *written]))
-    logging.getLogger().addHandler(handler)
-    logging.getLogger().setLevel(max(number, logging.WARNING))
+    for earlier in [each for each in root.handlers if isinstance(each, Lines)]:
+        root.removeHandler(earlier)
+    root.addHandler(handler)
+    root.setLevel(max(number, logging.WARNING))
     logging.getLogger("uvicorn").setLevel(number)  # it says where it listens

@@ -63,6 +63,16 @@ def test_libraries_write_the_same_lines(said: Callable[[], str]) -> None:
     ]
 
 
+def test_the_last_word_counts(said: Callable[[], str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A second call takes the place of the first, whose stream may be closed by now: one line each."""
+    journal.configure()
+    with capsys.disabled():
+        journal.configure(level="ERROR")
+    journal.configure()
+    logging.getLogger("somebody").warning("once")
+    assert [json.loads(line)["event"] for line in said().splitlines()] == ["once"]
+
+
 def test_a_line_names_its_trace(said: Callable[[], str]) -> None:
     """The ids by which it is found in a trace; none where there is no trace."""
     journal.configure()
