@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -196,10 +196,13 @@ async def _error(client: Client, name: str) -> str | None:
 
 def effects_in(file: Path) -> list[Effect]:
     """Read the lines of commands: task, attempt, turn, workspace, what."""
-    lines = (line.split() for line in file.read_text().splitlines()) if file.exists() else ()
+    return _effects(file.read_text().splitlines()) if file.exists() else []
+
+
+def _effects(lines: Iterable[str]) -> list[Effect]:
     return [
         Effect(task=task, attempt=int(attempt), turn=int(turn), workspace=workspace, what=what)
-        for task, attempt, turn, workspace, what in lines
+        for task, attempt, turn, workspace, what in (line.split() for line in lines)
     ]
 
 
@@ -211,11 +214,7 @@ def effects_printed(tasks: Mapping[str, Row], chunks: Sequence[Row]) -> list[Eff
     found = []
     for (task, attempt), output in outputs.items():
         if tasks[task]["spec"].get("provider") == Provider.DOCKER:
-            lines = (line.split() for line in output.decode().splitlines() if line.startswith(f"{task} {attempt} "))
-            found += [
-                Effect(task=task, attempt=attempt, turn=int(turn), workspace=workspace, what=what)
-                for _, _, turn, workspace, what in lines
-            ]
+            found += _effects(line for line in output.decode().splitlines() if line.startswith(f"{task} {attempt} "))
     return found
 
 

@@ -47,6 +47,13 @@ NUMBERS: Final = {
     "TASKRUNNER_RETENTION__ATTACHMENTS": "P30D",
     "TASKRUNNER_LIMITS__ATTACHMENT": "2000000",
 }
+# Where nodes are to be lost while a test waits; seconds.
+LOST_AFTER, LEASE, HEARTBEAT = 15.0, 8.0, 2.0
+SOON_LOST: Final = {
+    "TASKRUNNER_SUPERVISION__LOST_AFTER": str(LOST_AFTER),
+    "TASKRUNNER_SUPERVISION__LEASE": str(LEASE),
+    "TASKRUNNER_SUPERVISION__HEARTBEAT": str(HEARTBEAT),
+}
 # A node that registers again says the same of itself as before.
 LABELS: Final = {"late": "yes"}
 # Nodes are made for tasks that ask for this.

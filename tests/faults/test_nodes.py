@@ -14,18 +14,12 @@ from tests.faults.caller import Caller, noting
 from tests.faults.checker import check
 from tests.faults.collect import effects_in
 from tests.faults.quiet import settled
-from tests.faults.stack import FaultStack, running, until
+from tests.faults.stack import HEARTBEAT, LOST_AFTER, SOON_LOST, FaultStack, running, until
 
 pytestmark = pytest.mark.campaign
 
-LOST_AFTER, LEASE, HEARTBEAT = 15.0, 8.0, 2.0
 # From the last heartbeat to the mirror: the sweep, the dispatcher, the workflow.
 MARGIN: Final = 5.0
-SHORT: Final = {
-    "TASKRUNNER_SUPERVISION__LOST_AFTER": str(LOST_AFTER),
-    "TASKRUNNER_SUPERVISION__LEASE": str(LEASE),
-    "TASKRUNNER_SUPERVISION__HEARTBEAT": str(HEARTBEAT),
-}
 NAMES: Final = ("api-0", "control-0", "n0", "n1")
 
 
@@ -33,7 +27,7 @@ NAMES: Final = ("api-0", "control-0", "n0", "n1")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[FaultStack]:
     """Give a stack with two nodes, where a node is lost after 15 s."""
     folder = tmp_path_factory.mktemp("nodes")
-    async with running(folder, nodes=2, more=dict.fromkeys(NAMES, SHORT)) as stack:
+    async with running(folder, nodes=2, more=dict.fromkeys(NAMES, SOON_LOST)) as stack:
         yield stack
 
 

@@ -18,7 +18,7 @@ from tests.containers import images, record
 from tests.faults.caller import Caller, noting, printing
 from tests.faults.checker import check
 from tests.faults.quiet import settled
-from tests.faults.stack import FaultStack, running
+from tests.faults.stack import LOST_AFTER, SOON_LOST, FaultStack, running
 from workspaces.docker import DockerProvider
 from workspaces.engine import connected
 
@@ -26,12 +26,6 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
 
 TASKS, SEED = 200, 11
 CONTAINED: Final = NodeId("n2")  # the node with containers
-LOST_AFTER: Final = 15.0
-SHORT: Final = {
-    "TASKRUNNER_SUPERVISION__LOST_AFTER": str(LOST_AFTER),
-    "TASKRUNNER_SUPERVISION__LEASE": "8",
-    "TASKRUNNER_SUPERVISION__HEARTBEAT": "2",
-}
 NAMES: Final = ("api-0", "control-0", "control-1", "n0", "n1", CONTAINED)
 # What a command does, and how its task ends.
 SCRIPTS: Final = {"true": "completed", "sleep 0.3": "completed", "sleep 3": "completed", "exit 3": "failed"}
@@ -57,7 +51,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory, engine_address: str) -
         "TASKRUNNER_CONTAINERS__DISK_MB": str(rules.disk_mb),
         "TASKRUNNER_CONTAINERS__MEMORY_MB": str(rules.memory_mb),
     }
-    more = dict.fromkeys(NAMES, SHORT) | {CONTAINED: SHORT | contained}
+    more = dict.fromkeys(NAMES, SOON_LOST) | {CONTAINED: SOON_LOST | contained}
     async with running(folder, controls=2, nodes=3, slots=4, engine=engine_address, more=more) as stack:
         yield stack
     left = record.of_node(engine_address, CONTAINED)
